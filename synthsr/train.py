@@ -1,0 +1,403 @@
+"""Training: first the segmentation network, then SynthSR in front of it.
+
+The segmenter learns cross-entropy plus soft Dice. SynthSR learns L1 to the T1-like target plus λ·(1 − soft Dice) of
+the frozen segmenter on its output, λ = 0.25 (Iglesias et al., Science Advances 2023). Both start with whole heads at
+2 mm and go on at 1 mm. Every step's randomness depends on (seed, network, step) alone, so a resumed run sees the same
+data in the same order.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import time
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import files, labels, losses, preprocess
+from .errors import ConfigurationError, DataError
+from .generator import Generated, Generator, GeneratorConfig, LabelMap, load_label_map
+from .networks import UNet, UNetConfig, block_offset
+from .weights import load_network, save_network
+
+NetworkName = Literal["segmentation", "synthsr"]
+NETWORKS: tuple[NetworkName, ...] = ("segmentation", "synthsr")
+GRADIENT_NORM_LIMIT = 1.0
+#: Grey level at which predictions are clipped (reference implementation), in network units.
+SYNTHETIC_MAXIMUM = 128 / 255
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of steps under one setting.
+
+    Attributes
+    ----------
+    steps
+        Number of optimiser steps.
+    voxel_size_mm, field_mm
+        Grid of the generated images.
+    translation_mm
+        Largest offset of the field's centre from the cerebrum's.
+    learning_rate, final_learning_rate
+        Adam's learning rate at the start and end of the stage, cosine between.
+    freeze_batch_norm
+        Use the running statistics, as at inference, instead of the batch's own.
+    """
+
+    steps: int
+    voxel_size_mm: int = 1
+    field_mm: int = 192
+    translation_mm: float = 12.0
+    learning_rate: float = 1e-4
+    final_learning_rate: float = 1e-4
+    freeze_batch_norm: bool = False
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """A network's size and its stages."""
+
+    features: int = 24
+    levels: int = 5
+    stride: int = 1
+    stages: tuple[Stage, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Contents of a training configuration file.
+
+    Attributes
+    ----------
+    run
+        Folder of the run (created).
+    label_maps
+        Folder of label maps.
+    training, validation
+        File names in that folder.
+    seed
+        Seed of everything random.
+    segmentation, synthsr
+        Plans of the two networks.
+    dice_weight
+        λ of the segmentation loss behind SynthSR; 0 leaves it out.
+    validate_every, checkpoint_every
+        Steps between validations and between checkpoints.
+    generator
+        Ranges of the generator, except those a stage decides.
+    """
+
+    run: Path
+    label_maps: Path
+    training: tuple[str, ...]
+    validation: tuple[str, ...]
+    seed: int = 1
+    segmentation: NetworkPlan = field(default_factory=NetworkPlan)
+    synthsr: NetworkPlan = field(default_factory=NetworkPlan)
+    dice_weight: float = 0.25
+    validate_every: int = 250
+    checkpoint_every: int = 250
+    generator: dict[str, Any] = field(default_factory=dict)
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    """Dataclass from a mapping; names unknown keys and what is missing."""
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{where}: expected a mapping, found {type(values).__name__}")
+    known = {entry.name for entry in fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigurationError(f"{where}: unknown key {', '.join(unknown)}; known keys: {', '.join(sorted(known))}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read a training configuration (YAML); relative paths in it are relative to the working directory.
+
+    Raises
+    ------
+    ConfigurationError
+        For an unknown or missing key.
+    """
+    if not Path(path).is_file():
+        raise ConfigurationError(f"{path}: no such file; give a training configuration such as config/train.yaml")
+    values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{path}: expected a mapping of keys, found {type(values).__name__}")
+    for network in NETWORKS:
+        plan = dict(values.get(network) or {})
+        stages = plan.get("stages", [])
+        plan["stages"] = tuple(_build(Stage, stage, f"{path}: {network}.stages") for stage in stages)
+        values[network] = _build(NetworkPlan, plan, f"{path}: {network}")
+    for key in ("run", "label_maps"):
+        if key in values:
+            values[key] = Path(values[key]).expanduser()
+    for key in ("training", "validation"):
+        if key in values:
+            values[key] = tuple(values[key])
+    config: TrainingConfig = _build(TrainingConfig, values, str(path))
+    _build(GeneratorConfig, config.generator, f"{path}: generator")
+    return config
+
+
+class Trainer:
+    """Trains one network of a configuration, resuming from its last checkpoint if there is one.
+
+    Parameters
+    ----------
+    config
+        The run.
+    name
+        Which network.
+    device
+        Where to train.
+    """
+
+    def __init__(self, config: TrainingConfig, name: NetworkName, device: torch.device) -> None:
+        self.config, self.name, self.device = config, name, device
+        self.plan: NetworkPlan = getattr(config, name)
+        self.folder = config.run / name
+        out = len(labels.segmentation_numbers()) if name == "segmentation" else 1
+        torch.manual_seed(config.seed)
+        plan = self.plan
+        self.network = UNet(UNetConfig(1, out, plan.features, plan.levels, plan.stride))
+        self.network = self.network.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=1e-4)
+        self.step, self.seconds = 0, 0.0
+        self.segmenter: UNet | None = None
+        if name == "synthsr":
+            self.segmenter = load_network(config.run / "segmentation.safetensors").network.to(device)
+            self.segmenter = self.segmenter.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            self.segmenter.requires_grad_(False).eval()
+            self._start_from_segmenter()
+        self.maps = self._load(config.training)
+        self.validation_maps = self._load(config.validation)
+        self._resume()
+
+    def _load(self, names: tuple[str, ...]) -> list[LabelMap]:
+        paths = [self.config.label_maps / name for name in names]
+        missing = [str(path) for path in paths if not path.is_file()]
+        if missing:
+            raise DataError(f"label maps not found: {', '.join(missing)}; check label_maps, training and validation")
+        return [load_label_map(path) for path in paths]
+
+    def _start_from_segmenter(self) -> None:
+        """Copy the segmenter's trunk where the shapes agree: it already knows anatomy under any contrast."""
+        assert self.segmenter is not None
+        own = self.network.state_dict()
+        for key, value in self.segmenter.state_dict().items():
+            if not key.startswith("head.") and key in own and own[key].shape == value.shape:
+                own[key].copy_(value)
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def _resume(self) -> None:
+        state = self.folder / "state.json"
+        if not state.is_file():
+            return
+        record = json.loads(state.read_text(encoding="utf-8"))
+        tensors = load_file(self.folder / record["tensors"])
+        self.network.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        for index, parameter in enumerate(self.network.parameters()):
+            moments = {key: tensors.get(f"adam.{index}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            if moments["step"] is not None:
+                self.optimiser.state[parameter] = {
+                    key: value if key == "step" else value.to(self.device).reshape(parameter.shape).clone(memory_format=torch.preserve_format)
+                    for key, value in moments.items()
+                    if value is not None
+                }
+        self.step, self.seconds = record["step"], record["seconds"]
+
+    def save_checkpoint(self) -> None:
+        """Write model, optimiser and step; the previous checkpoint goes only when the new one is whole."""
+        tensors = {f"model.{key}": value for key, value in self.network.state_dict().items()}
+        for index, parameter in enumerate(self.network.parameters()):
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                tensors[f"adam.{index}.{key}"] = value
+        name = f"checkpoint-{self.step:07d}.safetensors"
+        with files.whole(self.folder / name) as temporary:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary)
+        files.write_json(
+            self.folder / "state.json", {"step": self.step, "seconds": round(self.seconds, 1), "tensors": name}
+        )
+        for old in self.folder.glob("checkpoint-*.safetensors"):
+            if old.name != name:
+                old.unlink()
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def _generator(self, stage: Stage) -> Generator:
+        return Generator(
+            GeneratorConfig(
+                **{
+                    **self.config.generator,
+                    "voxel_size_mm": stage.voxel_size_mm,
+                    "field_mm": stage.field_mm,
+                    "translation_mm": stage.translation_mm,
+                }
+            ),
+            self.device,
+        )
+
+    def _loss(self, sample: Generated, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        stride = self.plan.stride
+        image = sample.image.contiguous(memory_format=torch.channels_last_3d)
+        if self.name == "segmentation":
+            offset = int(rng.integers(stride**3))
+            with self._autocast():
+                logits = self.network.forward_block(image, offset)
+            loss = losses.segmentation_loss(logits.float(), block_offset(sample.channel, stride, offset))
+            return loss, {}
+        with self._autocast():
+            predicted = self.network(image)
+        predicted = predicted.float()
+        l1 = F.l1_loss(predicted, sample.target)
+        if not self.config.dice_weight:
+            return l1, {"l1": l1.item()}
+        assert self.segmenter is not None
+        stride = self.segmenter.config.stride
+        offset = int(rng.integers(stride**3))
+        seen = as_segmenter_input(predicted).contiguous(memory_format=torch.channels_last_3d)
+        with self._autocast():
+            logits = self.segmenter.forward_block(seen, offset)
+        dice = torch.nanmean(losses.soft_dice(logits.float().softmax(1), block_offset(sample.channel, stride, offset)))
+        return l1 + self.config.dice_weight * (1 - dice), {"l1": l1.item(), "soft_dice": dice.item()}
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def run(self) -> Path:
+        """Train to the end of the last stage; returns the path of the weights."""
+        total = sum(stage.steps for stage in self.plan.stages)
+        first = 0
+        with tqdm(total=total, initial=self.step, desc=self.name, unit="step") as bar:
+            for stage in self.plan.stages:
+                generator = self._generator(stage)
+                self.network.train()
+                if stage.freeze_batch_norm:
+                    for module in self.network.modules():
+                        if isinstance(module, nn.BatchNorm3d):
+                            module.eval()
+                while self.step < first + stage.steps:
+                    self._one_step(stage, generator, (self.step - first) / stage.steps, bar)
+                first += stage.steps
+        if self.step:
+            self.save_checkpoint()
+        weights = self.config.run / f"{self.name}.safetensors"
+        save_network(
+            self.network, weights, {"task": self.name, "steps": self.step, "training_seconds": round(self.seconds)}
+        )
+        return weights
+
+    def _one_step(self, stage: Stage, generator: Generator, progress: float, bar: tqdm[Any]) -> None:
+        start = time.monotonic()
+        rng = np.random.default_rng([self.config.seed, NETWORKS.index(self.name), self.step])
+        sample = generator.apply(self.maps[int(rng.integers(len(self.maps)))], generator.sample(rng))
+        rate = stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * 0.5 * (
+            1 + math.cos(math.pi * progress)
+        )
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        loss, parts = self._loss(sample, rng)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise DataError(
+                f"loss is {value} at step {self.step} of {self.name}; the last checkpoint in {self.folder} is sound: "
+                "lower the learning rate and start again"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
+        self.optimiser.step()
+        self.step += 1
+        self.seconds += time.monotonic() - start
+        bar.update()
+        bar.set_postfix(loss=f"{value:.3f}")
+        row = {"step": self.step, "seconds": round(self.seconds, 1), "learning_rate": rate, "loss": value, **parts}
+        append_row(self.folder / "log.tsv", row)
+        if self.step % self.config.validate_every == 0:
+            result = self.validate(generator)
+            append_row(self.folder / "validation.tsv", {"step": self.step, "seconds": round(self.seconds, 1), **result})
+            bar.write(f"step {self.step}: " + ", ".join(f"{key} {number:.4f}" for key, number in result.items()))
+        if self.step % self.config.checkpoint_every == 0:
+            self.save_checkpoint()
+
+    @torch.inference_mode()
+    def validate(self, generator: Generator, repeats: int = 2) -> dict[str, float]:
+        """Mean over fixed synthetic images of the validation maps, with the network as at inference."""
+        modes = {module: module.training for module in self.network.modules()}
+        self.network.eval()
+        scores: list[dict[str, float]] = []
+        for position, source in enumerate(self.validation_maps):
+            for repeat in range(repeats):
+                rng = np.random.default_rng([99, position, repeat])
+                sample = generator.apply(source, generator.sample(rng))
+                image = sample.image.contiguous(memory_format=torch.channels_last_3d)
+                if self.name == "segmentation":
+                    with self._autocast():
+                        logits = self.network.forward_block(image, 0)
+                    target = block_offset(sample.channel, self.plan.stride, 0)
+                    channels = len(labels.segmentation_numbers())
+                    dice = losses.hard_dice(logits.argmax(1), target, channels)[main_channels()]
+                    scores.append({"dice": float(torch.nanmean(dice))})
+                else:
+                    _, parts = self._loss(sample, rng)
+                    scores.append(parts)
+        for module, training in modes.items():
+            module.training = training
+        return {key: float(np.mean([score[key] for score in scores])) for key in scores[0]}
+
+
+#: The 23 labels over which a mean Dice is quoted.
+MAIN_NUMBERS = (2, 3, 4, 7, 8, 10, 11, 12, 13, 16, 17, 18, 41, 42, 43, 46, 47, 49, 50, 51, 52, 53, 54)
+
+
+def main_channels() -> list[int]:
+    """Segmentation channels of :data:`MAIN_NUMBERS`."""
+    numbers = labels.segmentation_numbers()
+    return [numbers.index(number) for number in MAIN_NUMBERS]
+
+
+def as_segmenter_input(predicted: Tensor) -> Tensor:
+    """SynthSR's output as the segmenter sees it: clipped as at inference, then scaled to [0, 1]."""
+    return preprocess.scale_to_unit(predicted.clamp(0, SYNTHETIC_MAXIMUM))
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Append to a TSV, writing its header first if it is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.is_file()
+    with path.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, row.keys(), delimiter="\t", lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+
+
+def train(config: TrainingConfig, *, device: torch.device) -> list[Path]:
+    """Train what the configuration plans; networks already finished are left alone.
+
+    Returns
+    -------
+    Paths of the weights.
+    """
+    config.run.mkdir(parents=True, exist_ok=True)
+    trained = []
+    for name in NETWORKS:
+        if getattr(config, name).stages:
+            trained.append(Trainer(config, name, device).run())
+    return trained
