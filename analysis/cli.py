@@ -1,0 +1,52 @@
+"""``python -m analysis NAME …``: one command per stage and statistic, each usable without Snakemake."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from .errors import SynthSRError
+
+#: Command → module. A module offers ``add_arguments(parser)`` and ``run(arguments)``; its docstring's first line is
+#: the command's help. Modules import heavy libraries inside ``run``.
+COMMANDS = {
+    "simulate": "analysis.simulate.command",
+    "inventory": "analysis.intake.command",
+    "convert": "analysis.intake.convert",
+    "synthesise": "analysis.synthesise",
+    "segment": "analysis.segment",
+    "gate": "analysis.gate",
+    "tables": "analysis.tables",
+    "ageing": "analysis.statistics.ageing",
+    "agreement": "analysis.statistics.agreement",
+    "report": "analysis.report.command",
+}
+
+
+def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """Parser with the given commands filled in (each costs an import)."""
+    parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="NAME")
+    for name in names:
+        module = importlib.import_module(COMMANDS[name])
+        summary = (module.__doc__ or "").strip().splitlines()[0]
+        command = commands.add_parser(name, help=summary, description=module.__doc__,
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; a :class:`SynthSRError` becomes a message on stderr and its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    only = [given[0]] if given and given[0] in COMMANDS else list(COMMANDS)
+    parsed = build_parser(only).parse_args(given)
+    try:
+        parsed.run(parsed)
+    except SynthSRError as error:
+        print(f"python -m analysis {parsed.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

@@ -1,0 +1,136 @@
+"""Where everything lies below a study folder. No other module builds a path of a result.
+
+A scan is known by its ``scan_id``, the BIDS name of its converted file without extension, such as
+``sub-0001_ses-01_acq-ax_run-1_T2w``: entities, then the contrast as suffix.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Contrasts the intake keeps, as BIDS suffixes. ``ct`` is this project's own: BIDS has none for CT.
+CONTRASTS = ("T1w", "T2w", "FLAIR", "PDw", "ct")
+#: Stages that work in batches, in order; ``select`` is written by the inventory.
+BATCH_STAGES = ("select", "convert", "synthesise", "segment")
+
+
+def entities(scan_id: str) -> dict[str, str]:
+    """Entities and ``suffix`` of a BIDS name: ``sub-1_ses-2_T1w`` → ``{"sub": "1", "ses": "2", "suffix": "T1w"}``."""
+    *pairs, suffix = scan_id.split("_")
+    return {**dict(pair.split("-", 1) for pair in pairs), "suffix": suffix}
+
+
+def derivative_name(scan_id: str, suffix: str) -> str:
+    """Name of a derivative: the source's contrast moves into ``mod-``, so that T2w and FLAIR do not collide."""
+    stem, _, contrast = scan_id.rpartition("_")
+    return f"{stem}_mod-{contrast}_desc-synthsr_{suffix}"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Paths below the results folder of a study.
+
+    Attributes
+    ----------
+    root
+        The folder, usually ``results``.
+    """
+
+    root: Path
+
+    @property
+    def series(self) -> Path:
+        """One row per series found, with decision and reason."""
+        return self.root / "intake" / "series.tsv"
+
+    @property
+    def sessions(self) -> Path:
+        """Age and sex per session."""
+        return self.root / "intake" / "sessions.tsv"
+
+    def batches(self, stage: str) -> Path:
+        """Folder of a stage's batch tables."""
+        if stage not in BATCH_STAGES:
+            raise ValueError(f"unknown batch stage {stage!r}")
+        return self.root / "batches" / stage
+
+    def batch(self, stage: str, batch: str) -> Path:
+        """Table of one batch of one stage; ``batch`` such as ``0001``."""
+        return self.batches(stage) / f"batch-{batch}.tsv"
+
+    def anat(self, dataset: str, scan_id: str) -> Path:
+        """Folder of a scan's files in a dataset such as ``rawdata``, ``synthsr``, ``segmentation-embedded``."""
+        parts = entities(scan_id)
+        folder = self.root / dataset / f"sub-{parts['sub']}"
+        if "ses" in parts:
+            folder /= f"ses-{parts['ses']}"
+        return folder / "anat"
+
+    def raw(self, scan_id: str) -> Path:
+        """Converted scan."""
+        return self.anat("rawdata", scan_id) / f"{scan_id}.nii.gz"
+
+    def synthetic(self, scan_id: str) -> Path:
+        """Synthetic 1 mm T1."""
+        return self.anat("synthsr", scan_id) / f"{derivative_name(scan_id, 'T1w')}.nii.gz"
+
+    def segmentation(self, scan_id: str) -> Path:
+        """Label map of the embedded segmenter."""
+        return self.anat("segmentation-embedded", scan_id) / f"{derivative_name(scan_id, 'dseg')}.nii.gz"
+
+    def scan_volumes(self, scan_id: str) -> Path:
+        """Volumes of one scan."""
+        return self.anat("segmentation-embedded", scan_id) / f"{derivative_name(scan_id, 'volumes')}.tsv"
+
+    @property
+    def gate(self) -> Path:
+        """Quality measures and the decision per scan."""
+        return self.root / "qc" / "scans.tsv"
+
+    @property
+    def volumes(self) -> Path:
+        """Long table of volumes, one row per scan and structure (beside it the same as Parquet)."""
+        return self.root / "tables" / "volumes.tsv"
+
+    @property
+    def session_volumes(self) -> Path:
+        """Long table of volumes, one row per session and structure: the median over its scans."""
+        return self.root / "tables" / "volumes_sessions.tsv"
+
+    def statistics(self, analysis: str) -> Path:
+        """Folder of one analysis."""
+        return self.root / "statistics" / analysis
+
+    @property
+    def report(self) -> Path:
+        """The report's first page."""
+        return self.root / "report" / "index.html"
+
+
+@dataclass(frozen=True)
+class Private:
+    """Paths below the folder that holds what identifies people (mode 0700, never below results).
+
+    Attributes
+    ----------
+    root
+        The folder, usually ``private``.
+    """
+
+    root: Path
+
+    @property
+    def series(self) -> Path:
+        """Linking table: series to UIDs, patient, dates."""
+        return self.root / "series.tsv"
+
+    @property
+    def sessions(self) -> Path:
+        """Linking table: sessions to study UIDs and patient identifiers."""
+        return self.root / "sessions.tsv"
+
+    @property
+    def files(self) -> Path:
+        """Every file of every series."""
+        return self.root / "files.tsv"

@@ -1,0 +1,62 @@
+"""Reading and writing of tab-separated tables: ``n/a`` for missing values as in BIDS, unchanged files left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from synthsr import files
+
+from .errors import DataError
+
+MISSING = "n/a"
+
+
+def read(path: Path, *, columns: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a table; every column is text unless named in ``numbers``.
+
+    Parameters
+    ----------
+    path
+        Tab-separated file with a header.
+    columns
+        Columns that must be there.
+    numbers
+        Those of them (or others, if present) to read as float; ``n/a`` and empty become NaN.
+
+    Raises
+    ------
+    DataError
+        If the file or a column is missing, or a number is not one; names the row.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such table")
+    try:
+        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not a tab-separated table in UTF-8: {error}") from error
+    lacking = [column for column in columns if column not in table]
+    if lacking:
+        raise DataError(f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}")
+    for column in numbers:
+        if column not in table:
+            continue
+        text = table[column].str.strip().replace({MISSING: "", "NaN": "", "nan": ""})
+        value = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
+        wrong = (text != "") & value.isna()
+        if wrong.any():
+            row = int(wrong.to_numpy().argmax())
+            raise DataError(
+                f"{path}: line {row + 2}, column {column}: {text.iloc[row]!r} is not a number; write a number or n/a"
+            )
+        table[column] = value
+    return table
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write a table whole or not at all; a file that already reads so keeps its time."""
+    text = table.to_csv(sep="\t", index=False, na_rep=MISSING, float_format="%.6g", lineterminator="\n")
+    files.write_text(Path(path), text)
