@@ -67,7 +67,12 @@ def run(
             continue
         try:
             path = worker(scan)
-            row |= {"status": DONE, "reason": "", "path": path.relative_to(root).as_posix(), "sha256": files.sha256(path)}
+            row |= {
+                "status": DONE,
+                "reason": "",
+                "path": path.relative_to(root).as_posix(),
+                "sha256": files.sha256(path),
+            }
         except DataError as error:
             row |= {"status": REJECTED, "reason": str(error), "path": "", "sha256": ""}
         rows.append(row)

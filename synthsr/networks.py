@@ -11,14 +11,14 @@ voxel size, and unfolds its output: every voxel still gets its own prediction, a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 #: Of the published Keras models.
-BATCH_NORM_EPSILON = 1e-3
+NORM_EPSILON = 1e-3
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class UNetConfig:
         Number of levels.
     stride
         1 for the published network; 2 to work on blocks of 2×2×2 voxels.
+    norm
+        ``batch`` for the published network. ``instance`` uses the statistics of the scan at hand, in training and at
+        inference alike: training with one scan a step leaves batch norm's running statistics unfit for evaluation.
     """
 
     in_channels: int = 1
@@ -42,6 +45,7 @@ class UNetConfig:
     features: int = 24
     levels: int = 5
     stride: int = 1
+    norm: Literal["batch", "instance"] = "batch"
 
     @property
     def multiple(self) -> int:
@@ -74,13 +78,14 @@ def unfold(image: Tensor, stride: int) -> Tensor:
 
 
 class Level(nn.Module):
-    """Two convolutions with ELU, and the batch normalisation that follows them."""
+    """Two convolutions with ELU, and the normalisation that follows them."""
 
-    def __init__(self, in_channels: int, features: int) -> None:
+    def __init__(self, in_channels: int, features: int, norm: Literal["batch", "instance"]) -> None:
         super().__init__()
         self.conv0 = nn.Conv3d(in_channels, features, 3, padding=1)
         self.conv1 = nn.Conv3d(features, features, 3, padding=1)
-        self.norm = nn.BatchNorm3d(features, eps=BATCH_NORM_EPSILON, momentum=0.02)
+        kind = nn.BatchNorm3d if norm == "batch" else nn.InstanceNorm3d
+        self.norm = kind(features, eps=NORM_EPSILON, affine=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features before normalisation; the caller applies ``norm`` (the skip is taken before it)."""
@@ -104,11 +109,11 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         channels = config.in_channels * block
         for width in features:
-            self.down.append(Level(channels, width))
+            self.down.append(Level(channels, width, config.norm))
             channels = width
         self.up = nn.ModuleList()
         for width in reversed(features[:-1]):
-            self.up.append(Level(channels + width, width))
+            self.up.append(Level(channels + width, width, config.norm))
             channels = width
         self.head = nn.Conv3d(channels, config.out_channels * block, 1)
 
@@ -117,6 +122,7 @@ class UNet(nn.Module):
         x = fold(image, self.config.stride)
         skips: list[Tensor] = []
         for index, level in enumerate(self.down):
+            assert isinstance(level, Level)
             x = level(x)
             if index < len(self.down) - 1:
                 skips.append(x)
@@ -124,6 +130,7 @@ class UNet(nn.Module):
             else:
                 x = level.norm(x)
         for level in self.up:
+            assert isinstance(level, Level)
             x = torch.cat([skips.pop(), F.interpolate(x, scale_factor=2.0, mode="nearest")], dim=1)
             x = level.norm(level(x))
         return x

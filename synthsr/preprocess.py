@@ -100,9 +100,7 @@ def pad_to_multiple(image: Tensor, multiple: int = PADDING_MULTIPLE) -> tuple[Te
     return F.pad(image, padding), (window[0], window[1], window[2])
 
 
-def prepare(
-    data: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], *, ct: bool = False
-) -> tuple[Tensor, Grid]:
+def prepare(data: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], *, ct: bool = False) -> tuple[Tensor, Grid]:
     """Everything between a loaded scan and the network but padding.
 
     Parameters

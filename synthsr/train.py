@@ -51,8 +51,6 @@ class Stage:
         Largest offset of the field's centre from the cerebrum's.
     learning_rate, final_learning_rate
         Adam's learning rate at the start and end of the stage, cosine between.
-    freeze_batch_norm
-        Use the running statistics, as at inference, instead of the batch's own.
     """
 
     steps: int
@@ -61,16 +59,16 @@ class Stage:
     translation_mm: float = 12.0
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-4
-    freeze_batch_norm: bool = False
 
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A network's size and its stages."""
+    """A network's size (see :class:`synthsr.networks.UNetConfig`) and its stages."""
 
     features: int = 24
     levels: int = 5
     stride: int = 1
+    norm: Literal["batch", "instance"] = "batch"
     stages: tuple[Stage, ...] = ()
 
 
@@ -174,7 +172,7 @@ class Trainer:
         out = len(labels.segmentation_numbers()) if name == "segmentation" else 1
         torch.manual_seed(config.seed)
         plan = self.plan
-        self.network = UNet(UNetConfig(1, out, plan.features, plan.levels, plan.stride))
+        self.network = UNet(UNetConfig(1, out, plan.features, plan.levels, plan.stride, plan.norm))
         self.network = self.network.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=1e-4)
         self.step, self.seconds = 0, 0.0
@@ -216,7 +214,9 @@ class Trainer:
             moments = {key: tensors.get(f"adam.{index}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if moments["step"] is not None:
                 self.optimiser.state[parameter] = {
-                    key: value if key == "step" else value.to(self.device).reshape(parameter.shape).clone(memory_format=torch.preserve_format)
+                    key: value
+                    if key == "step"
+                    else value.to(self.device).reshape(parameter.shape).clone(memory_format=torch.preserve_format)
                     for key, value in moments.items()
                     if value is not None
                 }
@@ -288,10 +288,6 @@ class Trainer:
             for stage in self.plan.stages:
                 generator = self._generator(stage)
                 self.network.train()
-                if stage.freeze_batch_norm:
-                    for module in self.network.modules():
-                        if isinstance(module, nn.BatchNorm3d):
-                            module.eval()
                 while self.step < first + stage.steps:
                     self._one_step(stage, generator, (self.step - first) / stage.steps, bar)
                 first += stage.steps

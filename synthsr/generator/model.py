@@ -240,7 +240,9 @@ class Generator:
         tissues = sorted({label.tissue for label in rows})
         tissue_mean = {tissue: rng.uniform(*c.mean_grey) for tissue in tissues}
         # Deep grey matter lies between cortex and white matter in nearly every sequence.
-        tissue_mean["deep_grey"] = tissue_mean["grey"] + rng.uniform(0, 0.8) * (tissue_mean["white"] - tissue_mean["grey"])
+        tissue_mean["deep_grey"] = tissue_mean["grey"] + rng.uniform(0, 0.8) * (
+            tissue_mean["white"] - tissue_mean["grey"]
+        )
         tissue_sd = {tissue: rng.uniform(*c.sd_grey) for tissue in tissues}
         mean, sd = np.zeros(len(rows)), np.zeros(len(rows))
         for index, (label, mirror) in enumerate(zip(rows, labels.mirror_of_index(), strict=True)):
@@ -271,7 +273,11 @@ class Generator:
         thickness = rng.uniform(np.minimum(spacing, c.voxel_size_mm), spacing)
         jitter = np.exp(rng.uniform(-1, 1, 3) * np.log(SLICE_BLUR_JITTER))
         coarse = spacing > c.voxel_size_mm
-        blur = np.where(coarse, np.hypot(HIGH_RESOLUTION_BLUR_MM, SLICE_BLUR_COEFFICIENT * thickness * jitter), HIGH_RESOLUTION_BLUR_MM)
+        blur = np.where(
+            coarse,
+            np.hypot(HIGH_RESOLUTION_BLUR_MM, SLICE_BLUR_COEFFICIENT * thickness * jitter),
+            HIGH_RESOLUTION_BLUR_MM,
+        )
         offset = rng.uniform(0, 1, 3) * np.where(coarse, spacing, 0)
         return tuple(spacing.tolist()), tuple(blur.tolist()), tuple(offset.tolist())  # type: ignore[return-value]
 

@@ -71,7 +71,9 @@ def load_network(name_or_path: str | Path) -> LoadedNetwork:
             header = stream.metadata() or {}
             tensors = {key: stream.get_tensor(key).float() for key in stream.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise DataError(f"{path}: not a safetensors file ({error}); convert Keras weights by 'synthsr weights import'") from error
+        raise DataError(
+            f"{path}: not a safetensors file ({error}); convert Keras weights by 'synthsr weights import'"
+        ) from error
     try:
         network = UNet(UNetConfig(**json.loads(header["network"])))
         network.load_state_dict(tensors, strict=False)
@@ -83,9 +85,7 @@ def load_network(name_or_path: str | Path) -> LoadedNetwork:
     return LoadedNetwork(network.eval(), json.loads(header.get("information", "{}")), path, files.sha256(path))
 
 
-def save_network(
-    network: UNet, path: Path, information: dict[str, Any], *, dtype: torch.dtype = torch.float32
-) -> None:
+def save_network(network: UNet, path: Path, information: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> None:
     """Write weights with the network's size in the header.
 
     Parameters

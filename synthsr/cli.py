@@ -1,0 +1,170 @@
+"""Command ``synthsr``: predict, segment, generate, train, weights."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .errors import ConfigurationError, DataError, SynthSRError
+
+# Heavy libraries are imported inside the commands, so that --help answers at once.
+
+
+def _add_network_arguments(parser: argparse.ArgumentParser, default_weights: str) -> None:
+    parser.add_argument("input", type=Path, metavar="IN", help="scan (NIfTI or MGZ), or a folder of scans")
+    parser.add_argument("output", type=Path, metavar="OUT", help="output file, or folder if IN is a folder")
+    parser.add_argument("--ct", action="store_true", help="input is CT in Hounsfield units: clip to 0–80 first")
+    parser.add_argument("--no-flip", dest="flip", action="store_false", help="one pass, without the mirrored one")
+    parser.add_argument(
+        "--weights", default=default_weights, metavar="NAME_OR_PATH", help="weights (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Parser of the whole command line."""
+    parser = argparse.ArgumentParser(prog="synthsr", description="SynthSR: any clinical brain scan to a 1 mm T1.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    predict = commands.add_parser("predict", help="synthetic 1 mm T1 of any scan")
+    _add_network_arguments(predict, "synthsr")
+    predict.set_defaults(run=_predict)
+
+    segment = commands.add_parser("segment", help="whole-brain segmentation and volumes of any scan")
+    _add_network_arguments(segment, "segmentation")
+    segment.add_argument("--volumes", type=Path, metavar="TSV", help="table of volumes in mm³, one row per structure")
+    segment.set_defaults(run=_segment)
+
+    generate = commands.add_parser("generate", help="synthetic scans from a label map, for looking at")
+    generate.add_argument("labels", type=Path, metavar="LABELS", help="label map of 1 mm, or a folder of them")
+    generate.add_argument("output", type=Path, metavar="OUT", help="folder for the images")
+    generate.add_argument("--number", type=int, default=4, help="images to make (default: %(default)s)")
+    generate.add_argument("--seed", type=int, default=1, help="same seed, same images (default: %(default)s)")
+    generate.set_defaults(run=_generate)
+
+    train = commands.add_parser("train", help="train the networks of a configuration; resumes where it stopped")
+    train.add_argument("config", type=Path, metavar="CONFIG", help="YAML, such as config/train.yaml")
+    train.add_argument("--device", default="auto", help="cpu, cuda … (default: a GPU if there is one)")
+    train.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    train.set_defaults(run=_train)
+
+    weights = commands.add_parser("weights", help="import weights")
+    actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
+    import_ = actions.add_parser("import", help="published Keras weights (.h5) into this project's format")
+    import_.add_argument("source", type=Path, metavar="FILE.h5")
+    import_.add_argument("output", type=Path, metavar="OUT", help="target, .safetensors")
+    import_.set_defaults(run=_import_weights)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; a :class:`SynthSRError` becomes a message on stderr and its exit code."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except SynthSRError as error:
+        print(f"synthsr {parsed.command}: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is not None:
+        if threads < 1:
+            raise ConfigurationError(f"--threads {threads}: at least 1 is needed")
+        torch.set_num_threads(threads)
+
+
+def _jobs(source: Path, output: Path, suffix: str) -> list[tuple[Path, Path]]:
+    """Pairs of input and output: one file to one file, or a folder to a folder with the inputs' names."""
+    from . import io
+
+    inputs = io.list_images(source)
+    if not source.is_dir():
+        if output.is_dir():
+            raise ConfigurationError(f"{output}: is a folder; give the name of the output file")
+        return [(source, output)]
+    if output.exists() and not output.is_dir():
+        raise ConfigurationError(f"{output}: is a file; give a folder, as the input is one")
+    if output.resolve() == source.resolve():
+        raise ConfigurationError(f"{output}: is the input folder; give another, so that no input is overwritten")
+    stems = [io.stem(path) for path in inputs]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise DataError(f"{source}: several images are called {', '.join(twice)}; rename or move one")
+    return [(path, output / f"{stem}{suffix}.nii.gz") for path, stem in zip(inputs, stems, strict=True)]
+
+
+def _for_each(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], None]) -> None:
+    """Work through all jobs; a scan that cannot be used is reported and the rest goes on."""
+    failed: list[str] = []
+    for source, target in jobs:
+        try:
+            work(source, target)
+            print(f"{source} -> {target}")
+        except DataError as error:
+            if len(jobs) == 1:
+                raise
+            failed.append(str(error))
+            print(f"left out: {error}", file=sys.stderr)
+    if failed:
+        raise DataError(f"{len(failed)} of {len(jobs)} scans left out, for the reasons above; the others are done")
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from .predict import Predictor
+
+    jobs = _jobs(arguments.input, arguments.output, "_synthsr")
+    _set_threads(arguments.threads)
+    predictor = Predictor.load(arguments.weights, arguments.device)
+    _for_each(jobs, lambda source, target: predictor(source, target, ct=arguments.ct, flip=arguments.flip))
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    from .segment import Segmenter, write_volumes
+
+    jobs = _jobs(arguments.input, arguments.output, "_dseg")
+    _set_threads(arguments.threads)
+    segmenter = Segmenter.load(arguments.weights, arguments.device)
+    volumes: dict[str, dict[str, float]] = {}
+
+    def work(source: Path, target: Path) -> None:
+        volumes[source.name] = segmenter(source, target, ct=arguments.ct, flip=arguments.flip)
+
+    try:
+        _for_each(jobs, work)
+    finally:
+        if arguments.volumes and volumes:
+            write_volumes(volumes, arguments.volumes)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    from .generate import generate
+
+    for path in generate(arguments.labels, arguments.output, number=arguments.number, seed=arguments.seed):
+        print(path)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from .inference import choose_device
+    from .train import read_config, train
+
+    _set_threads(arguments.threads)
+    for path in train(read_config(arguments.config), device=choose_device(arguments.device)):
+        print(path)
+
+
+def _import_weights(arguments: argparse.Namespace) -> None:
+    from .weights.keras import import_keras
+
+    import_keras(arguments.source, arguments.output)
+    print(f"{arguments.source} -> {arguments.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Reading and writing of scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+
+from . import files
+from .errors import DataError
+from .preprocess import Grid
+
+SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
+
+
+def stem(path: Path) -> str:
+    """File name without the image suffix: ``a.b.nii.gz`` → ``a.b``."""
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def list_images(path: Path) -> list[Path]:
+    """The image itself, or all images directly in a folder, sorted.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = sorted(entry for entry in path.iterdir() if entry.name.lower().endswith(SUFFIXES))
+        if not found:
+            raise DataError(f"{path}: no image in this folder; expected files ending in {', '.join(SUFFIXES)}")
+        return found
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    return [path]
+
+
+def load(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Read a scan.
+
+    Returns
+    -------
+    Data of shape (x, y, z), float32, and the affine from voxel to RAS+ mm.
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is not three-dimensional, or holds NaN or infinity.
+    """
+    try:
+        image = nib.load(path)
+        data = np.asanyarray(image.dataobj)
+        if data.dtype.names is not None or np.iscomplexobj(data):
+            raise DataError(f"{path}: voxels are {data.dtype}, not grey levels; give a scalar image")
+        data = data.astype(np.float32)
+    except (ImageFileError, OSError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read as NIfTI or MGH ({error}); is it whole?") from error
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise DataError(f"{path}: has {data.ndim} dimensions {data.shape}; give one three-dimensional volume")
+    if min(data.shape) < 2:
+        raise DataError(f"{path}: shape {data.shape} is a single slice; a volume is needed")
+    bad = int(np.size(data) - np.isfinite(data).sum())
+    if bad:
+        raise DataError(f"{path}: {bad} voxels are NaN or infinite; repair or leave out this scan")
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise DataError(f"{path}: its affine does not describe a volume; repair the header")
+    return data, affine
+
+
+def save(data: npt.NDArray[np.generic], grid: Grid, path: Path) -> None:
+    """Write a volume on a grid, whole or not at all; the suffix of ``path`` decides the format.
+
+    Raises
+    ------
+    DataError
+        If the suffix is not one of :data:`SUFFIXES`.
+    """
+    if not path.name.lower().endswith(SUFFIXES):
+        raise DataError(f"{path}: name the output with one of {', '.join(SUFFIXES)}")
+    kind = nib.MGHImage if path.name.lower().endswith((".mgz", ".mgh")) else nib.Nifti1Image
+    affine = grid.affine.astype(np.float32).astype(np.float64)
+    image = kind(np.ascontiguousarray(data), affine)
+    if kind is nib.Nifti1Image:
+        image.header.set_xyzt_units("mm")
+        image.set_sform(affine, code=1)
+        image.set_qform(affine, code=1)
+    with files.whole(path) as temporary:
+        _write(image, temporary)
+
+
+def _write(image: nib.spatialimages.SpatialImage, path: Path) -> None:
+    """Same bytes for the same image: gzip members without name or time."""
+    import gzip
+
+    content = image.to_bytes()
+    if path.name.lower().endswith((".gz", ".mgz")):
+        content = gzip.compress(content, compresslevel=5, mtime=0)
+    path.write_bytes(content)

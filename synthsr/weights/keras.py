@@ -1,0 +1,165 @@
+"""Import of the published Keras weights, read with h5py alone: no TensorFlow, nothing unpickled.
+
+Facts of the reference implementation (https://github.com/BBillot/SynthSR, ``ext/neuron/models.py``): for a U-net of L
+levels the layers are ``unet_conv_downarm_{level}_{k}`` and ``unet_bn_down_{level}`` with levels 0 to L − 1 on the way
+down, ``unet_conv_uparm_{L + j}_{k}`` and ``unet_bn_up_{j}`` with j from 0 to L − 2 on the way up, and
+``unet_likelihood``; k is 0 or 1. Kernels are stored as (x, y, z, in, out), and the upsampled features follow the skip,
+as in :mod:`synthsr.networks`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import files
+from ..errors import DataError
+from ..networks import UNet, UNetConfig
+from . import save_network
+
+#: Shape of a convolution's kernel is (x, y, z, in, out).
+KERNEL_DIMENSIONS = 5
+#: What to do about a file that does not fit.
+ADVICE = "expected weights of SynthSR's 3-D U-net (two convolutions a level), saved by Keras's save_weights or save"
+
+
+def import_keras(h5_path: Path, out_path: Path) -> UNetConfig:
+    """Convert Keras weights of SynthSR into a weights file of this project.
+
+    Parameters
+    ----------
+    h5_path
+        HDF5 file: ``model.save_weights`` (a group per layer) or a whole model (those groups under ``model_weights``).
+    out_path
+        Target, ``.safetensors``; its header records the source's name and SHA-256.
+
+    Returns
+    -------
+    Size of the network, as inferred from the shapes in the file.
+
+    Raises
+    ------
+    DataError
+        If the file is not HDF5, or a layer is missing, unknown, of the wrong shape or not finite.
+    """
+    network = read_keras(h5_path)
+    source = {"file": Path(h5_path).name, "sha256": files.sha256(h5_path), "format": "keras-hdf5"}
+    save_network(network, out_path, {"task": "synthsr", "source": source})
+    return network.config
+
+
+def read_keras(h5_path: Path) -> UNet:
+    """Network with the weights of a Keras file; parameters and errors as in :func:`import_keras`."""
+    try:
+        with h5py.File(h5_path, "r") as stream:
+            return _fill(Path(h5_path), _variables(stream))
+    except OSError as error:
+        raise DataError(f"{h5_path}: not a readable HDF5 file ({error}); download it again") from error
+
+
+def _variables(stream: Any) -> dict[str, dict[str, Any]]:
+    """Datasets of every layer that has any: ``{layer: {variable: dataset}}``; ``kernel:0`` is called ``kernel``."""
+    layers: dict[str, dict[str, Any]] = {}
+    root = stream.get("model_weights", stream)
+    for layer, group in root.items():
+        found: dict[str, Any] = {}
+
+        def collect(path: str, entry: Any, found: dict[str, Any] = found) -> None:
+            if isinstance(entry, h5py.Dataset):
+                found[path.rsplit("/", 1)[-1].split(":")[0]] = entry
+
+        if isinstance(group, h5py.Group):
+            group.visititems(collect)
+        if found:
+            layers[layer] = found
+    return layers
+
+
+def _fill(path: Path, layers: dict[str, dict[str, Any]]) -> UNet:
+    network = UNet(_infer_config(path, layers))
+    expected = dict(_modules(network))
+    for name, module in expected.items():
+        if name not in layers:
+            raise DataError(f"{path}: layer {name} is missing; {ADVICE}")
+        tensors = _keras_views(module)
+        if set(layers[name]) != set(tensors):
+            found = ", ".join(sorted(layers[name]))
+            raise DataError(f"{path}: layer {name} has {found}, expected {', '.join(tensors)}; {ADVICE}")
+        for variable, tensor in tensors.items():
+            dataset = layers[name][variable]
+            if dataset.shape != tuple(tensor.shape) or dataset.dtype.kind != "f":
+                raise DataError(
+                    f"{path}: {variable} of layer {name} has shape {dataset.shape} ({dataset.dtype}), expected "
+                    f"{tuple(tensor.shape)} (float) in {_describe(network.config)}; {ADVICE}"
+                )
+            values = np.asarray(dataset, dtype=np.float32)
+            if not np.isfinite(values).all():
+                raise DataError(f"{path}: {variable} of layer {name} has values that are not finite; download it again")
+            with torch.no_grad():
+                tensor.copy_(torch.from_numpy(values))
+    unknown = sorted(set(layers) - set(expected))
+    if unknown:
+        raise DataError(
+            f"{path}: unknown layer {', '.join(unknown)} besides those of {_describe(network.config)}; {ADVICE}"
+        )
+    return network.eval()
+
+
+def _infer_config(path: Path, layers: dict[str, dict[str, Any]]) -> UNetConfig:
+    """Size of the network from the layers' names and the shapes of the first and last kernel."""
+
+    def levels(arm: str) -> int:
+        return len({match[1] for name in layers if (match := re.fullmatch(rf"unet_conv_{arm}arm_(\d+)_\d+", name))})
+
+    def channels(layer: str) -> tuple[int, int]:
+        if layer not in layers:
+            found = ", ".join(sorted(layers)[:5]) or "no weights"
+            raise DataError(f"{path}: layer {layer} is missing (found {found}, …); {ADVICE}")
+        shape = getattr(layers[layer].get("kernel"), "shape", ())
+        if len(shape) != KERNEL_DIMENSIONS or 0 in shape:
+            raise DataError(f"{path}: kernel of layer {layer} has shape {shape}, expected (x, y, z, in, out); {ADVICE}")
+        return shape[3], shape[4]
+
+    in_channels, features = channels("unet_conv_downarm_0_0")
+    _, out_channels = channels("unet_likelihood")
+    return UNetConfig(in_channels, out_channels, features, max(levels("down"), levels("up") + 1))
+
+
+def _modules(network: UNet) -> Iterator[tuple[str, nn.Module]]:
+    """Layers of the network under their Keras names."""
+    for level, part in enumerate(network.down):
+        yield f"unet_conv_downarm_{level}_0", part.get_submodule("conv0")
+        yield f"unet_conv_downarm_{level}_1", part.get_submodule("conv1")
+        yield f"unet_bn_down_{level}", part.get_submodule("norm")
+    for position, part in enumerate(network.up):
+        yield f"unet_conv_uparm_{network.config.levels + position}_0", part.get_submodule("conv0")
+        yield f"unet_conv_uparm_{network.config.levels + position}_1", part.get_submodule("conv1")
+        yield f"unet_bn_up_{position}", part.get_submodule("norm")
+    yield "unet_likelihood", network.head
+
+
+def _keras_views(module: nn.Module) -> dict[str, Tensor]:
+    """Tensors of a layer under their Keras names, as views with the axes in Keras's order."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    if isinstance(module, nn.BatchNorm3d):
+        return {
+            "gamma": tensors["weight"],
+            "beta": tensors["bias"],
+            "moving_mean": tensors["running_mean"],
+            "moving_variance": tensors["running_var"],
+        }
+    return {"kernel": tensors["weight"].permute(2, 3, 4, 1, 0), "bias": tensors["bias"]}
+
+
+def _describe(config: UNetConfig) -> str:
+    return (
+        f"a U-net of {config.levels} levels and {config.features} features with {config.in_channels} input and "
+        f"{config.out_channels} output channels"
+    )
