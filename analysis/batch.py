@@ -7,7 +7,7 @@ from another input, and leaves an unchanged table untouched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +16,7 @@ from synthsr import files
 
 from . import tsv
 from .errors import DataError
+from .layout import BATCH_STAGES, Results
 
 #: Columns of every batch table. ``key`` sums up what decided the output: input hash, weights, algorithm version.
 COLUMNS = ("scan_id", "participant_id", "session_id", "contrast", "status", "reason", "path", "sha256", "key")
@@ -30,8 +31,27 @@ def read(path: Path) -> pd.DataFrame:
     return tsv.read(path, columns=COLUMNS)
 
 
+def furthest(results: Results) -> list[dict[str, str]]:
+    """One row per scan: its row of the last stage that saw it, with that ``stage``, in order of scan_id.
+
+    A scan that reached the last stage is the only kind whose status is ``done``.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for stage in BATCH_STAGES[1:]:
+        for path in sorted(results.batches(stage).glob("batch-*.tsv")):
+            for scan in read(path).to_dict("records"):
+                rows[scan["scan_id"]] = {**{str(name): str(value) for name, value in scan.items()}, "stage": stage}
+    return [rows[scan_id] for scan_id in sorted(rows)]
+
+
 def run(
-    scans: pd.DataFrame, table: Path, *, root: Path, worker: Worker, key: Callable[[Mapping[str, str]], str]
+    scans: pd.DataFrame,
+    table: Path,
+    *,
+    root: Path,
+    worker: Worker,
+    key: Callable[[Mapping[str, str]], str],
+    also: Callable[[Mapping[str, str]], Sequence[Path]] = lambda scan: (),
 ) -> pd.DataFrame:
     """Work through the scans of one batch and write its table.
 
@@ -49,20 +69,25 @@ def run(
         exception stops the job.
     key
         What decides the output of a row; a change remakes it.
+    also
+        Further files of a scan; if one is missing, the scan is made again.
 
     Returns
     -------
     The table as written.
     """
-    earlier = read(table).set_index("scan_id") if table.is_file() else pd.DataFrame()
+    earlier = {}
+    if table.is_file():
+        earlier = {row["scan_id"]: {str(k): str(v) for k, v in row.items()} for row in read(table).to_dict("records")}
     rows = []
-    for scan in scans.to_dict("records"):
+    for record in scans.to_dict("records"):
+        scan = {str(name): str(value) for name, value in record.items()}
         if scan.get("status", DONE) == REJECTED:
             continue
-        row = {column: str(scan.get(column, "")) for column in COLUMNS[:4]}
+        row = {column: scan.get(column, "") for column in COLUMNS[:4]}
         row["key"] = key(scan)
-        before = earlier.loc[row["scan_id"]].to_dict() if row["scan_id"] in earlier.index else {}
-        if before.get("key") == row["key"] and _is_sound(before, root):
+        before = earlier.get(row["scan_id"], {})
+        if before.get("key") == row["key"] and _is_sound(before, root, also(scan)):
             rows.append({**row, **{column: before[column] for column in ("status", "reason", "path", "sha256")}})
             continue
         try:
@@ -81,8 +106,8 @@ def run(
     return result
 
 
-def _is_sound(row: Mapping[str, str], root: Path) -> bool:
+def _is_sound(row: Mapping[str, str], root: Path, also: Sequence[Path]) -> bool:
     if row["status"] == REJECTED:
         return True
     path = root / row["path"]
-    return path.is_file() and files.sha256(path) == row["sha256"]
+    return all(other.is_file() for other in also) and path.is_file() and files.sha256(path) == row["sha256"]

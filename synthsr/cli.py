@@ -71,15 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _set_threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        if threads < 1:
-            raise ConfigurationError(f"--threads {threads}: at least 1 is needed")
-        torch.set_num_threads(threads)
-
-
 def _jobs(source: Path, output: Path, suffix: str) -> list[tuple[Path, Path]]:
     """Pairs of input and output: one file to one file, or a folder to a folder with the inputs' names."""
     from . import io
@@ -117,19 +108,21 @@ def _for_each(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], None])
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    from . import inference
     from .predict import Predictor
 
     jobs = _jobs(arguments.input, arguments.output, "_synthsr")
-    _set_threads(arguments.threads)
+    inference.set_threads(arguments.threads)
     predictor = Predictor.load(arguments.weights, arguments.device)
     _for_each(jobs, lambda source, target: predictor(source, target, ct=arguments.ct, flip=arguments.flip))
 
 
 def _segment(arguments: argparse.Namespace) -> None:
+    from . import inference
     from .segment import Segmenter, write_volumes
 
     jobs = _jobs(arguments.input, arguments.output, "_dseg")
-    _set_threads(arguments.threads)
+    inference.set_threads(arguments.threads)
     segmenter = Segmenter.load(arguments.weights, arguments.device)
     volumes: dict[str, dict[str, float]] = {}
 
@@ -151,11 +144,11 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from .inference import choose_device
+    from . import inference
     from .train import read_config, train
 
-    _set_threads(arguments.threads)
-    for path in train(read_config(arguments.config), device=choose_device(arguments.device)):
+    inference.set_threads(arguments.threads)
+    for path in train(read_config(arguments.config), device=inference.choose_device(arguments.device)):
         print(path)
 
 

@@ -32,6 +32,21 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def set_threads(threads: int | None) -> None:
+    """Limit torch's CPU threads; ``None`` leaves the choice to torch.
+
+    Raises
+    ------
+    ConfigurationError
+        For less than one.
+    """
+    if threads is None:
+        return
+    if threads < 1:
+        raise ConfigurationError(f"--threads {threads}: at least 1 is needed")
+    torch.set_num_threads(threads)
+
+
 def ready(network: UNet, device: torch.device) -> UNet:
     """Network on its device, channels last, for inference."""
     placed: UNet = network.to(device).to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -99,10 +101,8 @@ def save(data: npt.NDArray[np.generic], grid: Grid, path: Path) -> None:
         _write(image, temporary)
 
 
-def _write(image: nib.spatialimages.SpatialImage, path: Path) -> None:
+def _write(image: Any, path: Path) -> None:
     """Same bytes for the same image: gzip members without name or time."""
-    import gzip
-
     content = image.to_bytes()
     if path.name.lower().endswith((".gz", ".mgz")):
         content = gzip.compress(content, compresslevel=5, mtime=0)

@@ -80,5 +80,5 @@ def acquisition(n_samples: int, spacing_voxels: float, blur_sd_voxels: float, of
 def apply(image: Tensor, matrix: Matrix, axis: int) -> Tensor:
     """Multiply one axis of ``image`` (any shape, floating) by ``matrix``; the axis takes the matrix's row count."""
     operator = torch.as_tensor(matrix, dtype=image.dtype, device=image.device)
-    moved = torch.tensordot(image, operator, dims=([axis], [1]))
+    moved: Tensor = torch.tensordot(image, operator, dims=([axis], [1]))
     return moved.movedim(-1, axis)
