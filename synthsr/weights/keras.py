@@ -16,6 +16,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,8 @@ from ..errors import DataError
 from ..networks import UNet, UNetConfig
 from . import save_network
 
+#: Arrays by layer and variable, as in the file.
+Layers = dict[str, dict[str, npt.NDArray[Any]]]
 #: Shape of a convolution's kernel is (x, y, z, in, out).
 KERNEL_DIMENSIONS = 5
 #: What to do about a file that does not fit.
@@ -58,31 +61,31 @@ def import_keras(h5_path: Path, out_path: Path) -> UNetConfig:
 def read_keras(h5_path: Path) -> UNet:
     """Network with the weights of a Keras file; parameters and errors as in :func:`import_keras`."""
     try:
-        with h5py.File(h5_path, "r") as stream:
-            return _fill(Path(h5_path), _variables(stream))
-    except OSError as error:
+        layers = _read_layers(h5_path)
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError) as error:  # all of which h5py may raise
         raise DataError(f"{h5_path}: not a readable HDF5 file ({error}); download it again") from error
+    return _fill(Path(h5_path), layers)
 
 
-def _variables(stream: Any) -> dict[str, dict[str, Any]]:
-    """Datasets of every layer that has any: ``{layer: {variable: dataset}}``; ``kernel:0`` is called ``kernel``."""
-    layers: dict[str, dict[str, Any]] = {}
-    root = stream.get("model_weights", stream)
-    for layer, group in root.items():
-        found: dict[str, Any] = {}
+def _read_layers(h5_path: Path) -> Layers:
+    """Arrays of every layer that has any; ``kernel:0`` is called ``kernel``."""
+    layers: Layers = {}
+    with h5py.File(h5_path, "r") as stream:
+        for layer, group in stream.get("model_weights", stream).items():
+            found: dict[str, npt.NDArray[Any]] = {}
 
-        def collect(path: str, entry: Any, found: dict[str, Any] = found) -> None:
-            if isinstance(entry, h5py.Dataset):
-                found[path.rsplit("/", 1)[-1].split(":")[0]] = entry
+            def collect(path: str, entry: Any, found: dict[str, npt.NDArray[Any]] = found) -> None:
+                if isinstance(entry, h5py.Dataset):
+                    found[path.rsplit("/", 1)[-1].split(":")[0]] = np.asarray(entry)
 
-        if isinstance(group, h5py.Group):
-            group.visititems(collect)
-        if found:
-            layers[layer] = found
+            if isinstance(group, h5py.Group):
+                group.visititems(collect)
+            if found:
+                layers[layer] = found
     return layers
 
 
-def _fill(path: Path, layers: dict[str, dict[str, Any]]) -> UNet:
+def _fill(path: Path, layers: Layers) -> UNet:
     network = UNet(_infer_config(path, layers))
     expected = dict(_modules(network))
     for name, module in expected.items():
@@ -93,17 +96,16 @@ def _fill(path: Path, layers: dict[str, dict[str, Any]]) -> UNet:
             found = ", ".join(sorted(layers[name]))
             raise DataError(f"{path}: layer {name} has {found}, expected {', '.join(tensors)}; {ADVICE}")
         for variable, tensor in tensors.items():
-            dataset = layers[name][variable]
-            if dataset.shape != tuple(tensor.shape) or dataset.dtype.kind != "f":
+            values = layers[name][variable]
+            if values.shape != tuple(tensor.shape) or values.dtype.kind != "f":
                 raise DataError(
-                    f"{path}: {variable} of layer {name} has shape {dataset.shape} ({dataset.dtype}), expected "
+                    f"{path}: {variable} of layer {name} has shape {values.shape} ({values.dtype}), expected "
                     f"{tuple(tensor.shape)} (float) in {_describe(network.config)}; {ADVICE}"
                 )
-            values = np.asarray(dataset, dtype=np.float32)
             if not np.isfinite(values).all():
                 raise DataError(f"{path}: {variable} of layer {name} has values that are not finite; download it again")
             with torch.no_grad():
-                tensor.copy_(torch.from_numpy(values))
+                tensor.copy_(torch.from_numpy(values.astype(np.float32)))
     unknown = sorted(set(layers) - set(expected))
     if unknown:
         raise DataError(
@@ -112,7 +114,7 @@ def _fill(path: Path, layers: dict[str, dict[str, Any]]) -> UNet:
     return network.eval()
 
 
-def _infer_config(path: Path, layers: dict[str, dict[str, Any]]) -> UNetConfig:
+def _infer_config(path: Path, layers: Layers) -> UNetConfig:
     """Size of the network from the layers' names and the shapes of the first and last kernel."""
 
     def levels(arm: str) -> int:
@@ -122,7 +124,7 @@ def _infer_config(path: Path, layers: dict[str, dict[str, Any]]) -> UNetConfig:
         if layer not in layers:
             found = ", ".join(sorted(layers)[:5]) or "no weights"
             raise DataError(f"{path}: layer {layer} is missing (found {found}, …); {ADVICE}")
-        shape = getattr(layers[layer].get("kernel"), "shape", ())
+        shape: tuple[int, ...] = getattr(layers[layer].get("kernel"), "shape", ())
         if len(shape) != KERNEL_DIMENSIONS or 0 in shape:
             raise DataError(f"{path}: kernel of layer {layer} has shape {shape}, expected (x, y, z, in, out); {ADVICE}")
         return shape[3], shape[4]
