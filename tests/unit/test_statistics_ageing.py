@@ -1,0 +1,198 @@
+"""The ageing command: recovery of planted curves, coverage, null effects, and every kind of poor input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import cli, tsv
+from analysis.statistics import ageing, cohort
+
+
+def planted_median(age: np.ndarray) -> np.ndarray:
+    return 8000 + 15 * (age - 20) - 0.6 * np.maximum(age - 45, 0) ** 2
+
+
+def simulate(seed: int, n: int, *, slope: bool = True) -> pd.DataFrame:
+    """Joined table with repeated, correlated scans of some participants."""
+    rng = np.random.default_rng(seed)
+    person = np.repeat(np.arange(n), rng.choice([1, 2, 3], n, p=[0.6, 0.3, 0.1]))
+    age, male = rng.uniform(20, 90, n)[person], rng.integers(0, 2, n).astype(float)[person]
+    icv = 1.45e6 + 1.5e5 * male + 1e5 * rng.normal(size=n)[person]
+    noise = 0.8 * rng.laplace(size=n)[person] + 0.4 * rng.laplace(size=len(person))
+    centred = 0.004 * (icv - icv.mean()) + 200 * (male - 0.5)
+    y = (planted_median(age) if slope else 8000.0) + centred + np.exp(5.5 + 0.008 * age) * noise
+    return pd.DataFrame(
+        {"participant_id": [f"sub-{p}" for p in person], "age_years": age, "male": male, "Hippocampus": y, "ICV": icv}
+    )
+
+
+def write_inputs(folder: Path, table: pd.DataFrame) -> tuple[Path, Path]:
+    """The two tables that the command reads, with both sides and a midline structure."""
+    rows = []
+    for index, row in enumerate(table.to_dict("records")):
+        scan = {"participant_id": row["participant_id"], "session_id": "ses-1", "scan_id": f"scan-{index}"}
+        parts = {"Left-Hippocampus": 0.5, "Right-Hippocampus": 0.5, "3rd-Ventricle": 0.1}
+        rows += [{**scan, "structure": name, "volume_mm3": row["Hippocampus"] * part} for name, part in parts.items()]
+        rows.append({**scan, "structure": "ICV", "volume_mm3": row["ICV"]})
+    people = table.drop_duplicates("participant_id")[["participant_id", "age_years"]].copy()
+    people["sex"] = table.drop_duplicates("participant_id")["male"].map({1.0: "M", 0.0: "F"})
+    tsv.write(pd.DataFrame(rows), folder / "volumes.tsv")
+    tsv.write(people, folder / "people.tsv")
+    return folder / "volumes.tsv", folder / "people.tsv"
+
+
+def call(volumes: Path, people: Path, out: Path) -> int:
+    return cli.main(["ageing", str(volumes), "--participants", str(people), "--out", str(out), "--replicates", "100"])
+
+
+def test_planted_curve_is_recovered_through_the_command(tmp_path):
+    volumes, people = write_inputs(tmp_path, simulate(0, 300))
+    assert call(volumes, people, tmp_path / "out") == 0
+    curves = tsv.read(tmp_path / "out" / "ageing_curves.tsv", numbers=ageing.CURVE_COLUMNS[1:])
+    assert set(curves["structure"]) == {"Hippocampus", "3rd-Ventricle", "ICV"}
+    curve = curves[curves["structure"] == "Hippocampus"]
+    assert np.abs(curve["median_mm3"] - planted_median(curve["age_years"].to_numpy())).max() < 300
+    assert (curve["low_mm3"] < curve["high_mm3"]).all()
+    assert (curve["centile5_mm3"] < curve["centile25_mm3"]).all()
+    summary = tsv.read(tmp_path / "out" / "ageing_summary.tsv", numbers=ageing.SUMMARY_COLUMNS[1:-1])
+    row = summary.set_index("structure").loc["Hippocampus"]
+    assert row["icv_coefficient"] == pytest.approx(0.004, abs=0.001)
+    assert row["male_minus_female_mm3"] == pytest.approx(200, abs=200)
+    assert row["knots"] == 6 and 45 < row["peak_age_years"] < 70
+    expected = np.polyfit(age := np.linspace(20, 90, 701), planted_median(age), 1)[0]
+    assert row["slope_mm3_per_year"] == pytest.approx(expected, abs=4)
+    assert row["slope_low_mm3_per_year"] < expected < row["slope_high_mm3_per_year"]
+
+
+def test_band_covers_the_planted_median():
+    settings = ageing.Settings(replicates=120)
+    covered = []
+    for seed in range(20):
+        table = simulate(seed, 80)
+        curve = ageing.fit_structure(table, "Hippocampus", settings).curve
+        # The correction is to the sample's mean ICV, at which the planted median holds by construction.
+        truth = planted_median(curve["age_years"].to_numpy())
+        covered.append(((curve["low_mm3"] <= truth) & (truth <= curve["high_mm3"])).mean())
+    assert 0.90 <= np.mean(covered) <= 0.99
+
+
+def test_no_effect_is_rejected_at_about_five_percent():
+    rejected = []
+    for seed in range(300):
+        table = simulate(seed, 40, slope=False)
+        found = ageing._linear_fit(
+            table["Hippocampus"].to_numpy(),
+            table["age_years"].to_numpy(),
+            ageing._covariates(table, by_icv=True)[1],
+            pd.factorize(table["participant_id"])[0],
+            0.95,
+        )
+        rejected.append(found["p_value"] < 0.05)
+    assert 0.02 <= np.mean(rejected) <= 0.08
+
+
+def test_linear_fit_agrees_with_statsmodels():
+    from statsmodels.api import OLS, add_constant
+
+    table = simulate(1, 400)
+    covariates = ageing._covariates(table, by_icv=True)[1]
+    age, groups = table["age_years"].to_numpy(), pd.factorize(table["participant_id"])[0]
+    found = ageing._linear_fit(table["Hippocampus"].to_numpy(), age, covariates, groups, 0.95)
+    model = OLS(table["Hippocampus"].to_numpy(), add_constant(np.column_stack([age, covariates])))
+    reference = model.fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
+    assert found["slope_mm3_per_year"] == pytest.approx(reference.params[1])
+    reach = found["slope_high_mm3_per_year"] - found["slope_mm3_per_year"]
+    assert reach == pytest.approx(1.966 * reference.bse[1], rel=0.03)
+
+
+def test_rerun_leaves_every_file_alone(tmp_path):
+    volumes, people = write_inputs(tmp_path, simulate(0, 30))
+    out = tmp_path / "out"
+    call(volumes, people, out)
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert set(before) == {"ageing_curves.tsv", "ageing_summary.tsv", "ageing.json", "ageing.png"}
+    call(volumes, people, out)
+    assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+def test_few_participants_use_few_knots_and_say_so(tmp_path):
+    volumes, people = write_inputs(tmp_path, simulate(0, 30))
+    call(volumes, people, tmp_path / "out")
+    assert any(
+        note.startswith("3 knots instead of 6")
+        for note in json.loads((tmp_path / "out/ageing.json").read_text())["notes"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda table: table.head(3), "participants, 20 are the least"),
+        (lambda table: table.head(0), "no volumes"),
+        (lambda table: table.assign(age_years=50.0), "ages span 0 years"),
+        (lambda table: table.assign(Hippocampus=100.0), "the same"),
+        (lambda table: table.assign(age_years=np.nan), "0 participants"),
+    ],
+)
+def test_what_cannot_be_fitted_is_a_documented_na(tmp_path, spoil, reason):
+    table = spoil(simulate(0, 40))
+    volumes, people = write_inputs(tmp_path, table if len(table) else simulate(0, 40))
+    if not len(table):
+        volumes.write_text("participant_id\tsession_id\tscan_id\tstructure\tvolume_mm3\n")
+    assert call(volumes, people, tmp_path / "out") == 0
+    summary = tsv.read(tmp_path / "out" / "ageing_summary.tsv").set_index("structure")
+    if len(table):
+        assert reason in summary.loc["Hippocampus", "note"]
+        assert summary.loc["Hippocampus", "slope_mm3_per_year"] == tsv.MISSING
+    assert (tmp_path / "out" / "ageing.png").stat().st_size > 0
+
+
+def test_one_sex_unknown_sex_and_missing_values(tmp_path):
+    table = simulate(0, 40)
+    table.loc[0, "Hippocampus"] = np.nan
+    one_sex = ageing.fit_structure(table.assign(male=1.0), "Hippocampus", ageing.Settings(replicates=100))
+    assert np.isnan(one_sex.summary["male_minus_female_mm3"]) and one_sex.summary["note"].startswith("1 row without")
+    volumes, people = write_inputs(tmp_path, table)
+    people.write_text(people.read_text().replace("\tM\n", "\tn/a\n").replace("\tF\n", "\tO\n"))
+    assert call(volumes, people, tmp_path / "out") == 0
+    assert "Nobody's sex" in (tmp_path / "out" / "ageing.json").read_text()
+
+
+def test_text_for_an_age_names_file_and_line(tmp_path, capsys):
+    volumes, people = write_inputs(tmp_path, simulate(0, 20))
+    lines = people.read_text().splitlines()
+    lines[4] = "\t".join(["sub-3", "forty", "F"])
+    people.write_text("\n".join(lines) + "\n")
+    assert call(volumes, people, tmp_path / "out") == 65
+    message = capsys.readouterr().err
+    assert "people.tsv: line 5, column age_years: 'forty'" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_duplicate_rows_are_refused(tmp_path, capsys):
+    volumes, people = write_inputs(tmp_path, simulate(0, 20))
+    lines = volumes.read_text().splitlines()
+    volumes.write_text("\n".join([*lines, lines[1]]) + "\n")
+    assert call(volumes, people, tmp_path / "out") == 65
+    assert f"lines 2 and {len(lines) + 1} are both" in capsys.readouterr().err
+
+
+def test_ages_are_joined_by_session_where_the_table_has_them(tmp_path):
+    volumes = pd.DataFrame({"participant_id": ["a", "a"], "session_id": ["1", "2"], "ICV": [1.0, 2.0]})
+    people = pd.DataFrame(
+        {"participant_id": ["a", "a"], "session_id": ["1", "2"], "age_years": [30, 40.0], "male": 1.0}
+    )
+    joined, notes = cohort.with_people(volumes, people)
+    assert joined["age_years"].tolist() == [30, 40] and not notes
+
+
+def test_sides_are_added_only_where_both_are_there():
+    wide = pd.DataFrame(
+        {"ICV": [9.0, 9], "Right-Hippocampus": [1.0, np.nan], "Left-Hippocampus": [2.0, 2], "Left-Putamen": [4.0, 4]}
+    )
+    added = cohort.add_sides(wide)
+    assert list(added.columns) == ["Left-Putamen", "Hippocampus", "ICV"]
+    assert added["Hippocampus"].tolist()[0] == 3 and np.isnan(added["Hippocampus"].tolist()[1])
