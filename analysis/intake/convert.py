@@ -1,0 +1,72 @@
+"""Convert the chosen scans of one batch to NIfTI with a de-identified sidecar.
+
+DICOM series go through dcm2niix, images of a BIDS dataset are checked and linked. A scan that cannot be used is a
+row with the reason; the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.layout import Private, Results
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Raised only when the converted files change.
+ALGORITHM_VERSION = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument(
+        "batch", type=Path, metavar="BATCH_TSV", help="batch of chosen scans, as the inventory wrote it"
+    )
+    parser.add_argument("--private", type=Path, required=True, metavar="DIR", help="folder of the linking tables")
+    parser.add_argument("--out", type=Path, required=True, metavar="RESULTS", help="results folder")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    from analysis import batch, tsv
+    from analysis.errors import DataError
+    from synthsr import files
+
+    from . import nifti
+    from .pseudonyms import EXCLUDE, Links
+
+    results = Results(arguments.out)
+    scans = tsv.read(arguments.batch, columns=("scan_id", "series_id", "source_key"))
+    links = Links.read(Private(arguments.private))
+    rows = {row["series_id"]: row for row in links.series.values()}
+
+    def paths(scan: Mapping[str, str]) -> list[Path]:
+        return [Path(path) for path in links.paths.get(scan["series_id"], [])]
+
+    def key(scan: Mapping[str, str]) -> str:
+        content = scan["source_key"]
+        if rows[scan["series_id"]]["source"] == "bids":
+            content = files.sha256(path) if (path := paths(scan)[0]).is_file() else "missing"
+        return f"{content}:{ALGORITHM_VERSION}"
+
+    def worker(scan: Mapping[str, str]) -> Path:
+        row, target = rows[scan["series_id"]], results.raw(scan["scan_id"])
+        if row["decision"] == EXCLUDE:
+            raise DataError(row["reason"])
+        if row["source"] == "bids":
+            nifti.from_bids(paths(scan)[0], target)
+        else:
+            nifti.from_dicom(paths(scan), target, n_slices=int(row["n_slices"]), spacing_mm=float(row["spacing_mm"]))
+        return target
+
+    unknown = [scan for scan in scans["series_id"] if scan not in rows]
+    if unknown:
+        raise DataError(f"{arguments.batch}: {unknown[0]} is not in {arguments.private}; run the inventory again")
+    table = results.batch("convert", arguments.batch.stem.removeprefix("batch-"))
+    done = batch.run(scans, table, root=results.root, worker=worker, key=key)
+    rejected = done[done["status"] == batch.REJECTED]
+    for scan in rejected.itertuples():
+        print(f"rejected {scan.scan_id}: {scan.reason}")
+    print(f"{len(done) - len(rejected)} of {len(done)} scans converted; {table}")

@@ -1,0 +1,407 @@
+"""Reads the headers of a folder of DICOM files, whatever its nesting, and groups them into series.
+
+No pixel is decoded: a truncated file shows in the length of its pixel data.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import struct
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    MediaStorageDirectoryStorage,
+    MRImageStorage,
+)
+
+from analysis import tsv
+from analysis.errors import DataError
+
+from . import classify, geometry
+from .series import Series
+
+#: File name endings that promise a DICOM file; a file with one of them that is none is reported.
+SUFFIXES = {".dcm", ".dicom", ".ima"}
+#: Echo times that differ by less are the same echo.
+SAME_ECHO_MS = 0.5
+#: An age above this is a placeholder birth date.
+OLDEST_YEARS = 120.0
+
+#: A file of these classes without an image is cut off.
+IMAGE_CLASSES = (MRImageStorage, EnhancedMRImageStorage, CTImageStorage, EnhancedCTImageStorage)
+
+UNREADABLE = "not a readable DICOM file; its path is in the private list of files"
+_PIXEL_DATA = 0x7FE00010
+_ITEM, _SEQUENCE_END, _UNDEFINED = 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF
+_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+#: The only elements read, apart from the functional groups of multi-frame files.
+TAGS = (
+    *("SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "Modality"),
+    *("SeriesDescription", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge"),
+    *("BodyPartExamined", "ScanningSequence", "SequenceVariant", "SequenceName", "AngioFlag", "SliceThickness"),
+    *("RepetitionTime", "EchoTime", "InversionTime", "ProtocolName", "FlipAngle", "DiffusionBValue"),
+    *("StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("SamplesPerPixel", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "BitsAllocated"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+
+# Both would print values of headers, names among them.
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+
+
+@dataclass(frozen=True)
+class Image:
+    """One file's header.
+
+    Attributes
+    ----------
+    path
+        The file.
+    instance_uid, series_uid, study_uid, patient_id, study_date
+        Identity.
+    protocol
+        What decides the contrast.
+    age_years, sex
+        Of the patient.
+    rows, columns, in_plane_mm, thickness_mm
+        Of a slice; ``in_plane_mm`` is row and column spacing.
+    orientations, positions
+        One per frame: ``ImageOrientationPatient`` and ``ImagePositionPatient``; empty where not given.
+    fault
+        What is wrong with the file, or empty.
+    """
+
+    path: Path
+    instance_uid: str
+    series_uid: str
+    study_uid: str
+    patient_id: str
+    study_date: str
+    protocol: classify.Protocol
+    age_years: float
+    sex: str
+    rows: int
+    columns: int
+    in_plane_mm: tuple[float, ...]
+    thickness_mm: float
+    orientations: tuple[tuple[float, ...], ...]
+    positions: tuple[tuple[float, ...], ...]
+    fault: str
+
+
+def find_series(folder: Path) -> list[Series]:
+    """Every series below ``folder`` with its decision, and every file that should be DICOM and is not.
+
+    Raises
+    ------
+    DataError
+        If there is no DICOM file at all.
+    """
+    groups: dict[tuple[str, str], list[Image]] = defaultdict(list)
+    unreadable: list[Path] = []
+    for path in walk(folder):
+        try:
+            image = read_image(path)
+        except DataError:
+            unreadable.append(path)
+            continue
+        if image is not None:
+            groups[image.study_uid, image.series_uid].append(image)
+    if not groups and not unreadable:
+        raise DataError(f"{folder}: holds no DICOM file; give the folder of the exported studies (or --format bids)")
+    parts = (part for images in groups.values() for part in _patients(_without_copies(images)))
+    found = [_judge(part) for images in parts for part in _echoes(images)]
+    return found + [_unreadable(path) for path in unreadable]
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Files below a folder, sorted, through links to folders but never in circles."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(parent, name).absolute() for name in sorted(names))
+
+
+def read_image(path: Path) -> Image | None:
+    """Header of a file; None if it is no DICOM image and does not claim to be one.
+
+    Raises
+    ------
+    DataError
+        If its name or its first bytes promise DICOM, but it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            if not _looks_like_dicom(stream):
+                if path.suffix.lower() in SUFFIXES:
+                    raise DataError(f"{path}: {UNREADABLE}")
+                return None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                header = pydicom.dcmread(stream, stop_before_pixels=True, force=True, specific_tags=list(TAGS))
+                if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+                    return None
+                return _image(path, header, _pixel_fault(stream, header))
+    except DataError:
+        raise
+    except Exception as error:  # pydicom raises nearly anything on a damaged file
+        raise DataError(f"{path}: {UNREADABLE} ({type(error).__name__})") from error
+
+
+def _looks_like_dicom(stream: BinaryIO) -> bool:
+    """Look for the mark after the preamble, or, for files without preamble, a first element of group 2 or 8."""
+    start = stream.read(132)
+    stream.seek(0)
+    if start[128:] == b"DICM":
+        return True
+    return len(start) == 132 and start[:2] in (b"\x02\0", b"\x08\0") and start[3] == 0
+
+
+def _pixel_fault(stream: BinaryIO, header: Dataset) -> str:
+    """What is wrong with the pixel data; ``stream`` stands where reading stopped, at their element."""
+    if "Rows" not in header and header.file_meta.get("MediaStorageSOPClassUID") not in IMAGE_CLASSES:
+        return ""  # a report or the like: the rules see to it
+    syntax = header.file_meta.get("TransferSyntaxUID")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        return ""  # the header could not be inflated if the file were cut
+    is_implicit, is_little_endian = header.original_encoding
+    order = ">" if is_little_endian is False else "<"
+    if stream.read(4) != struct.pack(f"{order}HH", _PIXEL_DATA >> 16, _PIXEL_DATA & 0xFFFF):
+        return "a file is truncated: it has no pixel data"
+    if is_implicit:
+        (length,) = struct.unpack(f"{order}I", stream.read(4))
+    else:
+        (length,) = struct.unpack(f"{order}4xI", stream.read(8))
+    there = os.fstat(stream.fileno()).st_size - stream.tell()
+    if length == _UNDEFINED:
+        return "" if _is_encapsulation_whole(stream) else "a file is truncated: its compressed pixel data have no end"
+    bits = header.Rows * header.Columns * header.get("SamplesPerPixel", 1) * header.get("BitsAllocated", 16)
+    expected = bits * int(header.get("NumberOfFrames") or 1) // 8
+    if min(length, there) < expected:
+        return f"a file is truncated: {min(length, there)} bytes of pixel data where {expected} are expected"
+    return ""
+
+
+def _is_encapsulation_whole(stream: BinaryIO) -> bool:
+    """Follow the fragments of compressed pixel data to their delimiter."""
+    size = os.fstat(stream.fileno()).st_size
+    while len(start := stream.read(8)) == 8:
+        group, element, length = struct.unpack("<HHI", start)
+        tag = group << 16 | element
+        if tag == _SEQUENCE_END:
+            return True
+        if tag != _ITEM or stream.seek(length, os.SEEK_CUR) > size:
+            return False
+    return False
+
+
+def _image(path: Path, header: Dataset, fault: str) -> Image:
+    study_uid, series_uid = _text(header, "StudyInstanceUID"), _text(header, "SeriesInstanceUID")
+    if not series_uid:
+        raise DataError(f"{path}: {UNREADABLE} (no SeriesInstanceUID)")
+    patient = _text(header, "PatientID")
+    issuer = _text(header, "IssuerOfPatientID")
+    study_date = _text(header, "StudyDate")
+    shared = _first(header, "SharedFunctionalGroupsSequence")
+    frames: list[Dataset] = list(header.get("PerFrameFunctionalGroupsSequence") or [Dataset()])
+    places = [(header, shared, frame) for frame in frames]
+    first = places[0]
+    orientations = [_numbers(_find(place, "ImageOrientationPatient")) for place in places]
+    positions = [_numbers(_find(place, "ImagePositionPatient")) for place in places]
+    is_placed = all(len(o) == 6 and len(p) == 3 for o, p in zip(orientations, positions, strict=True))
+    return Image(
+        path=path,
+        instance_uid=_text(header, "SOPInstanceUID"),
+        series_uid=series_uid,
+        study_uid=study_uid,
+        patient_id="^^^".join(filter(None, (patient, issuer))) if patient else f"study {study_uid or series_uid}",
+        study_date=study_date,
+        protocol=classify.Protocol(
+            modality=_text(header, "Modality").upper(),
+            sop_class=_text(header, "SOPClassUID"),
+            image_type=_words(header, "ImageType"),
+            scanning_sequence=_words(header, "ScanningSequence"),
+            sequence_variant=_words(header, "SequenceVariant"),
+            sequence_name=_text(header, "SequenceName").lower(),
+            body_part=_text(header, "BodyPartExamined").upper(),
+            is_angiography=_text(header, "AngioFlag").upper() == "Y",
+            text=f"{_text(header, 'SeriesDescription')} {_text(header, 'ProtocolName')}".lower(),
+            tr_ms=_number(_find(first, "RepetitionTime")),
+            te_ms=_number(_find(first, "EchoTime", "EffectiveEchoTime")),
+            ti_ms=_number(_find(first, "InversionTime", "InversionTimes")),
+            flip_degrees=_number(_find(first, "FlipAngle")),
+            b_value_s_per_mm2=_number(_find(first, "DiffusionBValue")),
+        ),
+        age_years=_age_years(_text(header, "PatientAge"), _text(header, "PatientBirthDate"), study_date),
+        sex=sex if (sex := _text(header, "PatientSex").upper()) in ("M", "F") else tsv.MISSING,
+        rows=int(header.get("Rows") or 0),
+        columns=int(header.get("Columns") or 0),
+        in_plane_mm=_numbers(_find(first, "PixelSpacing")),
+        thickness_mm=_number(_find(first, "SliceThickness")),
+        orientations=tuple(orientations) if is_placed else (),
+        positions=tuple(positions) if is_placed else (),
+        fault=fault,
+    )
+
+
+def _first(header: Dataset, keyword: str) -> Dataset:
+    sequence = header.get(keyword)
+    return sequence[0] if sequence else Dataset()
+
+
+def _find(places: Iterable[Dataset], *keywords: str) -> Any:
+    """Value of an element in the header, or one sequence deep in a functional group of a multi-frame file."""
+    for place in places:
+        for keyword in keywords:
+            if place.get(keyword) not in (None, ""):
+                return place.get(keyword)
+        for element in place:
+            if element.VR != "SQ" or not element.value or element.tag.is_private:
+                continue
+            if element.keyword.endswith("FunctionalGroupsSequence"):
+                continue
+            for keyword in keywords:
+                if element.value[0].get(keyword) not in (None, ""):
+                    return element.value[0].get(keyword)
+    return None
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    value = header.get(keyword)
+    return "" if value is None else " ".join(str(value).replace("\0", " ").split())
+
+
+def _words(header: Dataset, keyword: str) -> tuple[str, ...]:
+    value = header.get(keyword)
+    if not value:
+        return ()
+    return tuple(str(word).strip().upper() for word in ([value] if isinstance(value, str) else value))
+
+
+def _number(value: Any) -> float:
+    numbers = _numbers(value)
+    return numbers[0] if numbers else math.nan
+
+
+def _numbers(value: Any) -> tuple[float, ...]:
+    """Finite numbers of an element; empty if there are none or one of them is not a number."""
+    if value is None or value == "":
+        return ()
+    values = [value] if isinstance(value, str | int | float) or not hasattr(value, "__iter__") else value
+    try:
+        numbers = tuple(float(item) for item in values)
+    except (TypeError, ValueError):
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()
+
+
+def _age_years(age: str, birth: str, study: str) -> float:
+    """Age from ``PatientAge`` (such as ``034Y``), else from birth and study dates; NaN where neither says."""
+    if len(age) >= 2 and age[:-1].isdigit() and age[-1].upper() in _YEARS:
+        return int(age[:-1]) * _YEARS[age[-1].upper()]
+    try:
+        born, scanned = (date(int(day[:4]), int(day[4:6]), int(day[6:8])) for day in (birth, study))
+    except ValueError:
+        return math.nan
+    years = (scanned - born).days / 365.25
+    return years if 0 <= years <= OLDEST_YEARS else math.nan
+
+
+def _without_copies(images: list[Image]) -> list[Image]:
+    """Drop files that repeat an image (same SOP instance), such as those of an archive exported twice."""
+    return list({(image.patient_id, image.instance_uid or image.path): image for image in reversed(images)}.values())[
+        ::-1
+    ]
+
+
+def _patients(images: list[Image]) -> list[list[Image]]:
+    """Tell a series copied under several patient identifiers from one whose identifier was changed halfway.
+
+    If all its slices together lie at different places it is one series, of the patient most of them name.
+    """
+    names = Counter(image.patient_id for image in sorted(images, key=lambda image: image.patient_id))
+    if len(names) == 1:
+        return [images]
+    positions = [position for image in images for position in image.positions]
+    if len(positions) == len(set(positions)) == len(images):
+        patient_id = names.most_common(1)[0][0]
+        return [[replace(image, patient_id=patient_id) for image in images]]
+    return [[image for image in images if image.patient_id == name] for name in names]
+
+
+def _echoes(images: list[Image]) -> list[list[Image]]:
+    """Split a dual-echo spin-echo series (proton density and T2 under one UID) into its two scans."""
+    times = sorted({image.protocol.te_ms for image in images if not math.isnan(image.protocol.te_ms)})
+    if len(images[0].positions) != 1 or not times or "SE" not in images[0].protocol.scanning_sequence:
+        return [images]
+    early = [image for image in images if image.protocol.te_ms - times[0] < SAME_ECHO_MS]
+    late = [image for image in images if abs(image.protocol.te_ms - times[-1]) < SAME_ECHO_MS]
+    if len(early) != len(late) or len(early) + len(late) != len(images):
+        return [images]
+    return [
+        [replace(image, series_uid=f"{image.series_uid} echo {index}") for image in part]
+        for index, part in enumerate((early, late), start=1)
+    ]
+
+
+def _judge(images: list[Image]) -> Series:
+    first = images[0]
+    orientations = [orientation for image in images for orientation in image.orientations]
+    positions = [position for image in images for position in image.positions]
+    is_placed = all(image.positions for image in images) and len(first.in_plane_mm) == 2
+    stack = geometry.measure(orientations, positions) if is_placed else None
+    protocol = replace(
+        first.protocol,
+        b_value_s_per_mm2=max((i.protocol.b_value_s_per_mm2 for i in images), key=lambda b: -1 if math.isnan(b) else b),
+    )
+    faults = [image.fault for image in images if image.fault]
+    if len({(image.rows, image.columns) for image in images}) > 1:
+        faults.append("images of different size")
+    verdict = classify.judge(protocol, stack, rows=first.rows, columns=first.columns, in_plane_mm=first.in_plane_mm)
+    return Series(
+        source="dicom",
+        patient_id=first.patient_id,
+        study_uid=first.study_uid,
+        series_uid=first.series_uid,
+        study_date=first.study_date,
+        paths=tuple(image.path for image in images),
+        contrast=verdict.contrast,
+        reason=faults[0] if faults else verdict.reason,
+        modality=protocol.modality or tsv.MISSING,
+        plane=stack.plane if stack else tsv.MISSING,
+        rows=first.rows or None,
+        columns=first.columns or None,
+        n_slices=stack.n_slices if stack else None,
+        n_volumes=stack.n_volumes if stack else None,
+        in_plane_mm=max(first.in_plane_mm, default=math.nan),
+        spacing_mm=stack.spacing_mm if stack else math.nan,
+        thickness_mm=first.thickness_mm,
+        missing_slices=stack.missing_slices if stack else None,
+        age_years=next((image.age_years for image in images if not math.isnan(image.age_years)), math.nan),
+        sex=first.sex,
+    )
+
+
+def _unreadable(path: Path) -> Series:
+    return Series("dicom", "", "", f"file {path}", "", (path,), contrast=tsv.MISSING, reason=UNREADABLE)

@@ -1,0 +1,92 @@
+"""Where the slices of a series really lie, from their positions and orientations alone.
+
+``SliceThickness`` and ``SpacingBetweenSlices`` are what the operator asked for; some scanners write the gap between
+slices into the latter. Positions are what was done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+#: Slices whose positions along the normal are nearer than this are the same slice.
+SAME_POSITION_MM = 0.05
+#: Normals that differ by more than this are different orientations.
+SAME_ORIENTATION_DEGREES = 5.0
+#: A distance between neighbours may differ from a whole number of spacings by this fraction of the spacing.
+EVENNESS = 0.15
+
+#: Anatomical plane by the patient axis (x, y, z) nearest to the normal.
+PLANES = ("sag", "cor", "ax")
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Slices of a series, sorted along their normal.
+
+    Attributes
+    ----------
+    n_orientations
+        Distinct directions of the normal; the other attributes mean something only if it is one.
+    n_slices, n_volumes
+        Distinct positions, and how many images lie at the most frequent one.
+    spacing_mm
+        Distance of slice centres along the normal; NaN for a single slice.
+    missing_slices
+        Empty places between the first and the last slice.
+    is_even
+        Whether every distance is a whole number of spacings.
+    plane
+        ``ax``, ``cor`` or ``sag``.
+    """
+
+    n_orientations: int
+    n_slices: int
+    n_volumes: int
+    spacing_mm: float
+    missing_slices: int
+    is_even: bool
+    plane: str
+
+
+def measure(orientations: npt.ArrayLike, positions: npt.ArrayLike) -> Stack:
+    """Measure a stack of slices.
+
+    Parameters
+    ----------
+    orientations
+        (n, 6) row and column directions (``ImageOrientationPatient``).
+    positions
+        (n, 3) first voxels' centres in mm (``ImagePositionPatient``).
+    """
+    directions = np.asarray(orientations, float).reshape(-1, 2, 3)
+    normals = np.cross(directions[:, 0], directions[:, 1])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    normal = normals[0]
+    plane = PLANES[int(np.abs(normal).argmax())]
+    n_orientations = _count_orientations(normals)
+
+    depths = np.sort(np.asarray(positions, float).reshape(-1, 3) @ normal)
+    is_new = np.diff(depths, prepend=-np.inf) > SAME_POSITION_MM
+    centres, counts = depths[is_new], np.bincount(np.cumsum(is_new) - 1)
+    n_slices, n_volumes = len(centres), int(counts.max())
+    if n_slices == 1:
+        return Stack(n_orientations, 1, n_volumes, float("nan"), 0, True, plane)
+
+    distances = np.diff(centres)
+    steps = np.maximum(np.rint(distances / np.median(distances)), 1)
+    # The mean over the whole stack: a median of positions rounded to 0.1 mm would stretch it.
+    spacing_mm = float((centres[-1] - centres[0]) / steps.sum())
+    is_even = bool((np.abs(distances - steps * spacing_mm) <= EVENNESS * spacing_mm).all())
+    return Stack(n_orientations, n_slices, n_volumes, spacing_mm, int((steps - 1).sum()), is_even, plane)
+
+
+def _count_orientations(normals: npt.NDArray[np.float64]) -> int:
+    limit = np.cos(np.radians(SAME_ORIENTATION_DEGREES))
+    distinct: list[npt.NDArray[np.float64]] = []
+    for normal in np.unique(normals.round(6), axis=0):
+        if all(abs(normal @ other) < limit for other in distinct):
+            distinct.append(normal)
+    return len(distinct)

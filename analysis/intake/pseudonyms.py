@@ -1,0 +1,184 @@
+"""The linking tables: who is which pseudonym, kept for ever and in the private folder only.
+
+What has a name keeps it. New participants, sessions, series and scans are numbered on from the highest number, and
+new scans form new batches, so that a growing archive leaves earlier results as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import tsv
+from analysis.errors import DataError
+from analysis.layout import Private
+
+from .series import Series, number
+
+#: Columns of the linking tables; the first ones of each are private.
+IDENTITY = ("series_id", "source", "patient_id", "study_uid", "series_uid", "study_date", "source_key")
+DESCRIPTION = (
+    *("modality", "contrast", "rows", "columns", "n_slices", "n_volumes", "in_plane_mm", "spacing_mm"),
+    *("thickness_mm", "plane", "missing_slices", "decision", "reason"),
+)
+NAMES = ("participant_id", "session_id", "scan_id", "batch")
+SESSION_COLUMNS = ("participant_id", "session_id", "patient_id", "study_uid", "study_date", "age_years", "sex")
+FILE_COLUMNS = ("series_id", "path")
+
+INCLUDE, EXCLUDE = "include", "exclude"
+
+Row = dict[str, str]
+
+
+@dataclass
+class Links:
+    """The linking tables as rows.
+
+    Attributes
+    ----------
+    series
+        By source, patient, study and series.
+    sessions
+        By patient and study.
+    paths
+        Files by series_id.
+    """
+
+    series: dict[tuple[str, ...], Row] = field(default_factory=dict)
+    sessions: dict[tuple[str, str], Row] = field(default_factory=dict)
+    paths: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, private: Private) -> Links:
+        """Read the tables of an earlier run, if there was one."""
+        links = cls()
+        for row in _rows(private.series, (*IDENTITY, *NAMES, *DESCRIPTION)):
+            links.series[row["source"], row["patient_id"], row["study_uid"], row["series_uid"]] = row
+        for row in _rows(private.sessions, SESSION_COLUMNS):
+            links.sessions[row["patient_id"], row["study_uid"]] = row
+        for row in _rows(private.files, FILE_COLUMNS):
+            links.paths.setdefault(row["series_id"], []).append(row["path"])
+        return links
+
+    def write(self, private: Private) -> None:
+        """Write the tables."""
+        series = sorted(self.series.values(), key=lambda row: row["series_id"])
+        sessions = sorted(self.sessions.values(), key=lambda row: (row["participant_id"], row["session_id"]))
+        files = [{"series_id": key, "path": path} for key in sorted(self.paths) for path in self.paths[key]]
+        tsv.write(pd.DataFrame(series, columns=[*IDENTITY, *NAMES, *DESCRIPTION]), private.series)
+        tsv.write(pd.DataFrame(sessions, columns=list(SESSION_COLUMNS)), private.sessions)
+        tsv.write(pd.DataFrame(files, columns=list(FILE_COLUMNS)), private.files)
+
+    def add(self, found: Iterable[Series], *, batch_size: int) -> None:
+        """Link what was found: known series keep their names, new ones get the next.
+
+        Raises
+        ------
+        DataError
+            If a BIDS participant has the name of somebody else.
+        """
+        ordered = sorted(found, key=lambda series: (series.patient_id, _when(series), series.series_uid))
+        self._add_sessions([series for series in ordered if series.patient_id])
+        runs = Counter(_without_run(row["scan_id"]) for row in self.series.values() if row["scan_id"])
+        unbatched = []
+        for series in ordered:
+            row = self._add_series(series)
+            if series.is_included and not row["scan_id"]:
+                row["scan_id"] = series.scan_id or _scan_id(row, runs)
+                unbatched.append(row)
+        last = max((int(row["batch"]) for row in self.series.values() if row["batch"]), default=0)
+        for index, row in enumerate(sorted(unbatched, key=lambda row: row["scan_id"])):
+            row["batch"] = f"{last + 1 + index // batch_size:04d}"
+
+    def _add_sessions(self, found: Sequence[Series]) -> None:
+        participants = {row["patient_id"]: row["participant_id"] for row in self.sessions.values()}
+        owners = {name: patient for patient, name in participants.items()}
+        for series in found:
+            patient = series.patient_id
+            if patient not in participants:
+                name = series.participant_id or f"sub-{_next(owners, 'sub'):04d}"
+                if name in owners:
+                    raise DataError(
+                        f"{name} of the BIDS dataset is another participant of these results already; "
+                        "use another results and private folder for this dataset"
+                    )
+                participants[patient], owners[name] = name, patient
+            if (patient, series.study_uid) not in self.sessions:
+                taken = [row["session_id"] for row in self.sessions.values() if row["patient_id"] == patient]
+                self.sessions[patient, series.study_uid] = {
+                    "participant_id": participants[patient],
+                    "session_id": series.session_id or f"ses-{_next(taken, 'ses'):02d}",
+                    "patient_id": patient,
+                    "study_uid": series.study_uid,
+                    "study_date": series.study_date,
+                    "age_years": tsv.MISSING,
+                    "sex": tsv.MISSING,
+                }
+            session = self.sessions[patient, series.study_uid]
+            for column, value in (("age_years", number(series.age_years, digits=2)), ("sex", series.sex)):
+                if value != tsv.MISSING:
+                    session[column] = value
+
+    def _add_series(self, series: Series) -> Row:
+        key = (series.source, series.patient_id, series.study_uid, series.series_uid)
+        session = self.sessions.get((series.patient_id, series.study_uid), {})
+        if key not in self.series:
+            self.series[key] = {
+                "series_id": f"series-{len(self.series) + 1:06d}",
+                "scan_id": "",
+                "batch": "",
+            }
+        row = self.series[key]
+        # A scan keeps the contrast and plane that its name tells.
+        named = {column: row[column] for column in ("contrast", "plane")} if row["scan_id"] else {}
+        row |= dict(zip(("source", "patient_id", "study_uid", "series_uid"), key, strict=True))
+        row |= {
+            "study_date": series.study_date,
+            "source_key": series.source_key,
+            "participant_id": session.get("participant_id", tsv.MISSING),
+            "session_id": session.get("session_id", tsv.MISSING),
+            "modality": series.modality,
+            "contrast": series.contrast,
+            "plane": series.plane,
+            "decision": INCLUDE if series.is_included else EXCLUDE,
+            "reason": series.reason,
+        }
+        for column in ("rows", "columns", "n_slices", "n_volumes", "in_plane_mm", "spacing_mm", "thickness_mm"):
+            row[column] = number(getattr(series, column))
+        row["missing_slices"] = number(series.missing_slices)
+        row |= named
+        self.paths[row["series_id"]] = [str(path) for path in series.paths]
+        return row
+
+
+def _rows(path: Path, columns: Sequence[str]) -> list[Row]:
+    if not path.is_file():
+        return []
+    return [
+        {str(key): value for key, value in row.items()} for row in tsv.read(path, columns=columns).to_dict("records")
+    ]
+
+
+def _when(series: Series) -> tuple[str, str]:
+    return series.study_date or "99999999", series.study_uid
+
+
+def _next(names: Iterable[str], entity: str) -> int:
+    numbers = [int(match[1]) for name in names if (match := re.fullmatch(rf"{entity}-(\d+)", name))]
+    return max(numbers, default=0) + 1
+
+
+def _without_run(scan_id: str) -> str:
+    return re.sub(r"_run-\d+", "", scan_id)
+
+
+def _scan_id(row: Row, runs: Counter[str]) -> str:
+    stem = f"{row['participant_id']}_{row['session_id']}_acq-{row['plane']}"
+    name = f"{stem}_{row['contrast']}"
+    runs[name] += 1
+    return f"{stem}_run-{runs[name]}_{row['contrast']}"

@@ -1,0 +1,75 @@
+"""What the intake knows of a series, whatever it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from analysis import tsv
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of images found in a source, judged.
+
+    Attributes
+    ----------
+    source
+        ``dicom`` or ``bids``.
+    patient_id, study_uid, series_uid
+        Identity in the source; empty where there is none (a file that cannot be read). Private.
+    study_date
+        ``YYYYMMDD`` or empty. Private.
+    paths
+        Its files, absolute. Private.
+    contrast, reason
+        What it shows; why it is left out (empty: it is kept).
+    modality, plane, rows, columns, n_slices, n_volumes, in_plane_mm, spacing_mm, thickness_mm, missing_slices
+        Image geometry; None or NaN where unknown.
+    age_years, sex
+        Of the patient at the study; NaN and ``n/a`` where unknown.
+    participant_id, session_id, scan_id
+        Names that the source already gives; empty where the intake makes them.
+    """
+
+    source: str
+    patient_id: str
+    study_uid: str
+    series_uid: str
+    study_date: str
+    paths: tuple[Path, ...] = field(repr=False)
+    contrast: str
+    reason: str
+    modality: str = tsv.MISSING
+    plane: str = tsv.MISSING
+    rows: int | None = None
+    columns: int | None = None
+    n_slices: int | None = None
+    n_volumes: int | None = None
+    in_plane_mm: float = math.nan
+    spacing_mm: float = math.nan
+    thickness_mm: float = math.nan
+    missing_slices: int | None = None
+    age_years: float = math.nan
+    sex: str = tsv.MISSING
+    participant_id: str = ""
+    session_id: str = ""
+    scan_id: str = ""
+
+    @property
+    def is_included(self) -> bool:
+        """Whether the series goes on to the next stage."""
+        return not self.reason
+
+    @property
+    def source_key(self) -> str:
+        """Hash of the names and sizes of the files: changes when files come, go or change, not when they move."""
+        lines = sorted(f"{path.name}\t{path.stat().st_size}" for path in self.paths)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def number(value: float | None, *, digits: int = 3) -> str:
+    """Text of a number in a table, ``n/a`` where unknown."""
+    return tsv.MISSING if value is None or math.isnan(value) else f"{round(value, digits):.10g}"

@@ -1,0 +1,210 @@
+"""Conversion: right geometry, the same bytes again, nothing identifying, bad scans as rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import dicom_maker as maker
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import batch, tsv
+from analysis.cli import main
+from analysis.layout import Results
+
+#: What the maker writes into headers and names of files.
+IDENTIFYING = ("MRN-4711", "Muster", "1.2.3.4", "19500102", "20210304", "Nowhere", "export", "secret")
+
+
+def inventory(root: Path, *options: str) -> int:
+    source = str(root / "export")
+    return main(["inventory", source, "--out", str(root / "results"), "--private", str(root / "private"), *options])
+
+
+def convert(root: Path) -> pd.DataFrame:
+    results = Results(root / "results")
+    table = str(results.batch("select", "0001"))
+    assert main(["convert", table, "--out", str(results.root), "--private", str(root / "private")]) == 0
+    return batch.read(results.batch("convert", "0001"))
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def bids(root: Path, name: str, data: np.ndarray, *, spacing_mm: float = 1.0) -> Path:
+    path = root / "export" / name.split("_")[0] / "anat" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, np.diag([1.0, 1.0, spacing_mm, 1.0])), path)
+    return path
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(16, 16, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("plane", ["ax", "cor", "sag"])
+def test_dicom_becomes_nifti_of_the_same_geometry(tmp_path: Path, plane: str) -> None:
+    paths = maker.write_series(tmp_path / "export", plane=plane, places=maker.positions(20, 6.5, plane))
+    assert inventory(tmp_path) == 0
+    (row,) = convert(tmp_path).to_dict("records")
+    assert row["status"] == batch.DONE
+    image = nib.load(tmp_path / "results" / row["path"])
+    assert image.shape == (32, 32, 20)
+    assert image.header.get_zooms() == pytest.approx((7, 7, 6.5), abs=1e-3)
+    place = np.array(maker.positions(1, 6.5, plane)[0]) * (-1, -1, 1)  # LPS to RAS
+    corners = [image.affine @ (i, j, k, 1) for i in (0, 31) for j in (0, 31) for k in (0, 19)]
+    assert min(np.linalg.norm(corner[:3] - place) for corner in corners) < 1e-3
+    assert len(paths) == 20
+
+
+def test_nothing_identifies_outside_private(tmp_path: Path, capfd) -> None:
+    tags = {**maker.T1, "SeriesDescription": "secret", "ProtocolName": "secret", "PatientComments": "secret"}
+    maker.write_series(tmp_path / "export", tags)
+    maker.write_series(tmp_path / "export", {**maker.T2, "ImageComments": "secret"}, series="2")
+    cut = maker.write_series(tmp_path / "export", maker.T2, series="3")
+    cut[0].write_bytes(cut[0].read_bytes()[:-10])
+    (tmp_path / "export" / "Muster.dcm").write_text("text\n" * 50)
+    assert inventory(tmp_path) == 0
+    convert(tmp_path)
+    texts = {"messages": "".join(capfd.readouterr()).replace(str(tmp_path), "").encode()}
+    for name, data in contents(tmp_path / "results").items():
+        image = nib.load(tmp_path / "results" / name).to_bytes() if name.endswith(".nii.gz") else b""
+        texts[name] = data + image + name.encode()
+    for name, data in texts.items():
+        found = [word for word in IDENTIFYING if word.encode() in data]
+        assert not found, f"{name} holds {found}"
+    private = b"".join(contents(tmp_path / "private").values())
+    assert b"MRN-4711" in private and b"Muster.dcm" in private
+
+
+def test_header_and_sidecar_are_clean(tmp_path: Path) -> None:
+    maker.write_series(tmp_path / "export", {**maker.T1, "PatientComments": "secret"})
+    assert inventory(tmp_path) == 0
+    (row,) = convert(tmp_path).to_dict("records")
+    path = tmp_path / "results" / row["path"]
+    header = nib.load(path).header
+    for name in ("descrip", "aux_file", "db_name", "intent_name"):
+        assert bytes(header[name]).strip(b"\0") == b""
+    assert not header.extensions
+    sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+    assert sidecar["EchoTime"] == 0.012 and sidecar["Manufacturer"] == "Siemens"
+    assert not {"SeriesDescription", "InstitutionName", "AcquisitionTime", "PatientName"} & set(sidecar)
+
+
+def test_again_gives_the_same_bytes_and_touches_nothing(tmp_path: Path) -> None:
+    maker.write_series(tmp_path / "export")
+    assert inventory(tmp_path) == 0
+    convert(tmp_path)
+    results = tmp_path / "results"
+    before = contents(results)
+    for path in results.rglob("*.*"):
+        os.utime(path, (0, 0))
+    convert(tmp_path)
+    assert all(path.stat().st_mtime == 0 for path in results.rglob("*.*") if path.is_file())
+    next(results.rglob("*.nii.gz")).unlink()
+    convert(tmp_path)
+    assert contents(results) == before
+
+
+def test_files_that_vanish_are_a_row(tmp_path: Path) -> None:
+    paths = maker.write_series(tmp_path / "export")
+    assert inventory(tmp_path) == 0
+    paths[0].unlink()
+    (row,) = convert(tmp_path).to_dict("records")
+    assert row["status"] == batch.REJECTED
+    assert "1 of the 20 files" in row["reason"] and "inventory" in row["reason"]
+    assert not list((tmp_path / "results").rglob("*.nii.gz"))
+
+
+def test_series_found_broken_later_is_rejected(tmp_path: Path) -> None:
+    paths = maker.write_series(tmp_path / "export")
+    maker.write_series(tmp_path / "export", maker.T1, patient="Z", study="1.2.9")
+    assert inventory(tmp_path) == 0
+    assert set(convert(tmp_path).status) == {batch.DONE}
+    paths[0].write_bytes(paths[0].read_bytes()[:-10])
+    assert inventory(tmp_path) == 0
+    table = convert(tmp_path)
+    assert list(table.status) == [batch.REJECTED, batch.DONE]
+    assert "truncated" in table.reason[0]
+
+
+def test_bids_names_stay_and_good_images_are_linked(tmp_path: Path, noise: np.ndarray) -> None:
+    path = bids(tmp_path, "sub-a1_acq-x_T1w.nii.gz", noise, spacing_mm=3.0)
+    bids(tmp_path, "sub-a1_FLAIR.nii", noise)
+    mgz = path.with_name("sub-a1_T2w.mgz")
+    nib.save(nib.MGHImage(noise, np.eye(4)), mgz)
+    bids(tmp_path, "sub-a1_bold.nii.gz", noise)
+    path.with_name("sub-a1_acq-x_T1w.json").write_text('{"EchoTime": 0.003, "PatientName": "secret"}')
+    mode = path.stat().st_mode
+    assert inventory(tmp_path, "--format", "bids") == 0
+    table = convert(tmp_path).set_index("scan_id")
+    assert sorted(table.index) == ["sub-a1_FLAIR", "sub-a1_T2w", "sub-a1_acq-x_T1w"]
+    assert set(table.status) == {batch.DONE} and set(table.session_id) == {"ses-01"}
+    anat = tmp_path / "results" / "rawdata" / "sub-a1" / "anat"
+    link = anat / "sub-a1_acq-x_T1w.nii.gz"
+    assert link.is_symlink() and link.readlink() == path and path.stat().st_mode == mode
+    assert json.loads((anat / "sub-a1_acq-x_T1w.json").read_text()) == {"EchoTime": 0.003}
+    for name in ("sub-a1_FLAIR.nii.gz", "sub-a1_T2w.nii.gz"):
+        np.testing.assert_array_equal(nib.load(anat / name).get_fdata(dtype=np.float32), noise)
+    series = tsv.read(tmp_path / "results" / "intake" / "series.tsv")
+    assert "suffix" in series.loc[series.decision == "exclude", "reason"].iloc[0]
+
+
+def test_bids_bad_images_are_named(tmp_path: Path, noise: np.ndarray) -> None:
+    holed = noise.copy()
+    holed[3, 3, 3] = np.nan
+    bids(tmp_path, "sub-1_T1w.nii.gz", holed)
+    bids(tmp_path, "sub-2_T1w.nii.gz", np.full_like(noise, 7))
+    bids(tmp_path, "sub-3_T1w.nii.gz", np.stack([noise, noise], axis=-1))
+    bids(tmp_path, "sub-4_T1w.nii.gz", noise).write_text("not an image")
+    cut = bids(tmp_path, "sub-5_T1w.nii.gz", noise)
+    cut.write_bytes(cut.read_bytes()[:-4000])
+    bids(tmp_path, "sub-6_T1w.nii.gz", noise)
+    assert inventory(tmp_path, "--format", "bids") == 0
+    series = tsv.read(tmp_path / "results" / "intake" / "series.tsv")
+    assert "sub-3_T1w.nii.gz: 16 x 16 x 16 x 2" in series.loc[series.decision == "exclude", "reason"].iloc[0]
+    table = convert(tmp_path).set_index("scan_id")
+    for scan_id, reason in {
+        "sub-1_T1w": "not finite",
+        "sub-2_T1w": "constant",
+        "sub-4_T1w": "cannot be read",
+        "sub-5_T1w": "cannot be read",
+    }.items():
+        assert table.status[scan_id] == batch.REJECTED
+        assert table.reason[scan_id].startswith(f"{scan_id}.nii.gz: ") and reason in table.reason[scan_id]
+    assert table.status["sub-6_T1w"] == batch.DONE
+    assert len(list((tmp_path / "results" / "rawdata").rglob("*.nii.gz"))) == 1
+
+
+def test_bids_changed_image_is_checked_again(tmp_path: Path, noise: np.ndarray) -> None:
+    bids(tmp_path, "sub-1_T1w.nii.gz", noise)
+    assert inventory(tmp_path, "--format", "bids") == 0
+    before = convert(tmp_path).sha256[0]
+    bids(tmp_path, "sub-1_T1w.nii.gz", noise + 1)
+    assert convert(tmp_path).sha256[0] != before
+
+
+def test_bids_ages(tmp_path: Path, noise: np.ndarray) -> None:
+    bids(tmp_path, "sub-1_T1w.nii.gz", noise)
+    bids(tmp_path, "sub-2_T1w.nii.gz", noise)
+    people = tmp_path / "export" / "participants.tsv"
+    people.write_text("participant_id\tage\tsex\nsub-1\t34.5\tmale\nsub-2\tn/a\tF\n")
+    (tmp_path / "export" / "sub-2" / "sub-2_sessions.tsv").write_text("session_id\tage\nses-01\t71\n")
+    assert inventory(tmp_path, "--format", "bids") == 0
+    sessions = tsv.read(tmp_path / "results" / "intake" / "sessions.tsv")
+    assert list(sessions.age_years) == ["34.5", "71"] and list(sessions.sex) == ["M", "F"]
+
+
+def test_bids_age_as_text_names_file_and_line(tmp_path: Path, noise: np.ndarray, capsys) -> None:
+    bids(tmp_path, "sub-1_T1w.nii.gz", noise)
+    (tmp_path / "export" / "participants.tsv").write_text("participant_id\tage\nsub-1\tthirty\n")
+    assert inventory(tmp_path, "--format", "bids") == 65
+    message = capsys.readouterr().err
+    assert all(part in message for part in ("participants.tsv", "line 2", "thirty", "write a number or n/a"))
+    assert not (tmp_path / "results").exists()

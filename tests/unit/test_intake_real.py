@@ -1,0 +1,74 @@
+"""The shared scans of real scanners and real patients through inventory and conversion."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+
+from analysis import batch, tsv
+from analysis.cli import main
+from analysis.layout import Results
+
+
+def intake(source: Path, root: Path, *options: str) -> Results:
+    results = Results(root / "results")
+    folders = ["--out", str(results.root), "--private", str(root / "private")]
+    assert main(["inventory", str(source), *folders, *options]) == 0
+    assert main(["convert", str(results.batch("select", "0001")), *folders]) == 0
+    return results
+
+
+def test_three_scanners_in_one_folder(shared_data: Path, tmp_path: Path) -> None:
+    results = intake(shared_data / "dicom", tmp_path)
+    series = tsv.read(results.series, numbers=("spacing_mm", "in_plane_mm"))
+    assert set(series.decision) == {"include"}
+    converted = batch.read(results.batch("convert", "0001"))
+    assert set(converted.status) == {batch.DONE}
+    expected = {
+        ("PDw", "ax"): ((256, 256, 20), (0.859, 0.859, 7.07), 28, "F"),  # its header says 5 and 2 mm
+        ("T1w", "sag"): ((256, 256, 35), (1.016, 1.016, 4.8), 51, "M"),
+    }
+    sessions = tsv.read(results.sessions, numbers=("age_years",)).set_index("participant_id")
+    assert len(sessions) == 3
+    rows = {scan.n_slices: scan for scan in series.itertuples()}
+    assert rows["170"].contrast == "T1w" and rows["170"].plane == "sag"
+    for (contrast, plane), (shape, zooms_mm, age_years, sex) in expected.items():
+        scan = rows[str(shape[2])]
+        assert (scan.contrast, scan.plane, scan.missing_slices) == (contrast, plane, "0")
+        image = nib.load(results.raw(scan.scan_id))
+        assert image.shape == shape
+        assert image.header.get_zooms() == pytest.approx(zooms_mm, abs=2e-3)
+        assert scan.spacing_mm == pytest.approx(zooms_mm[2], rel=0.015)
+        person = sessions.loc[scan.participant_id]
+        assert (person.age_years, person.sex) == (age_years, sex)
+    three_d = nib.load(results.raw(rows["170"].scan_id))
+    assert three_d.shape == (256, 256, 170)
+    assert three_d.header.get_zooms() == pytest.approx((1, 1, 1), abs=1e-3)
+
+
+def test_longitudinal_patients_as_bids(shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "ms" / "longitudinal"
+    source = tmp_path / "bids"
+    with (folder / "demographics.csv").open() as stream:
+        people = {f"{int(row['patient_id']):02d}": row for row in csv.DictReader(stream)}
+    lines = ["participant_id\tage\tsex"]
+    for patient in ("04", "20"):
+        person = people[patient]
+        lines.append(f"sub-{patient}\t{person['patient_age_at_first_study']}\t{person['sex']}")
+        for path in sorted((folder / f"raw_{patient}").glob("study*_*.nii.gz")):
+            study, contrast = path.name.removesuffix(".nii.gz").removeprefix("study").split("_")
+            suffix = {"T1W": "T1w", "T2W": "T2w", "FLAIR": "FLAIR"}[contrast]
+            anat = source / f"sub-{patient}" / f"ses-{study}" / "anat"
+            anat.mkdir(parents=True, exist_ok=True)
+            (anat / f"sub-{patient}_ses-{study}_{suffix}.nii.gz").symlink_to(path)
+    (source / "participants.tsv").write_text("\n".join(lines) + "\n")
+    results = intake(source, tmp_path, "--format", "bids")
+    series = tsv.read(results.series, numbers=("spacing_mm",))
+    assert set(series.decision) == {"include"} and set(series.plane) == {"ax"}
+    assert series.spacing_mm.between(2.9, 3.4).all()
+    converted = batch.read(results.batch("convert", "0001"))
+    assert set(converted.status) == {batch.DONE}
+    assert "sub-04_ses-1_FLAIR" in set(converted.scan_id)
