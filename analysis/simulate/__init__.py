@@ -1,0 +1,1 @@
+"""A clinic of simulated patients whose brain volumes are known."""
