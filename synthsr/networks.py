@@ -10,6 +10,7 @@ voxel size, and unfolds its output: every voxel still gets its own prediction, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -92,7 +93,10 @@ class InstanceNorm3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (n, c, x, y, z)."""
-        each = [F.batch_norm(volume, None, None, self.weight, self.bias, True, 0.0, self.eps) for volume in x.split(1)]
+        each = [
+            F.batch_norm(volume, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            for volume in torch.split(x, 1)
+        ]
         return each[0] if len(each) == 1 else torch.cat(each)
 
 
@@ -103,8 +107,10 @@ class Level(nn.Module):
         super().__init__()
         self.conv0 = nn.Conv3d(in_channels, features, 3, padding=1)
         self.conv1 = nn.Conv3d(features, features, 3, padding=1)
-        kind = nn.BatchNorm3d if norm == "batch" else InstanceNorm3d
-        self.norm = kind(features, eps=NORM_EPSILON)
+        kinds: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm3d, "instance": InstanceNorm3d}
+        if norm not in kinds:
+            raise ValueError(f"norm is {norm!r}, must be one of {', '.join(kinds)}")
+        self.norm = kinds[norm](features, eps=NORM_EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features before normalisation; the caller applies ``norm`` (the skip is taken before it)."""

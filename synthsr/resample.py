@@ -71,6 +71,7 @@ def acquisition(n_samples: int, spacing_voxels: float, blur_sd_voxels: float, of
     blur = gaussian_blur(n_samples, blur_sd_voxels)
     if spacing_voxels <= 1:
         return blur
+    offset_voxels = min(offset_voxels, n_samples - 1)
     slices = np.arange(offset_voxels, n_samples - 1 + 1e-6, spacing_voxels)
     back = interpolation((np.arange(n_samples) - offset_voxels) / spacing_voxels, slices.size)
     result: Matrix = back @ interpolation(slices, n_samples) @ blur

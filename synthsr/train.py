@@ -221,6 +221,8 @@ class Trainer:
                     if value is not None
                 }
         self.step, self.seconds = record["step"], record["seconds"]
+        for log in (self.folder / "log.tsv", self.folder / "validation.tsv"):
+            drop_rows_after(log, self.step)
 
     def save_checkpoint(self) -> None:
         """Write model, optimiser and step; the previous checkpoint goes only when the new one is whole."""
@@ -371,6 +373,13 @@ def main_channels() -> list[int]:
 def as_segmenter_input(predicted: Tensor) -> Tensor:
     """SynthSR's output as the segmenter sees it: clipped as at inference, then scaled to [0, 1]."""
     return preprocess.scale_to_unit(predicted.clamp(0, SYNTHETIC_MAXIMUM))
+
+
+def drop_rows_after(path: Path, step: int) -> None:
+    """Forget logged steps that come after a checkpoint: a resumed run takes them again."""
+    if path.is_file():
+        header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        files.write_text(path, header + "".join(row for row in rows if int(row.split("\t", 1)[0]) <= step))
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:

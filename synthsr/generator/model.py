@@ -279,7 +279,7 @@ class Generator:
             HIGH_RESOLUTION_BLUR_MM,
         )
         offset = rng.uniform(0, 1, 3) * np.where(coarse, spacing, 0)
-        return tuple(spacing.tolist()), tuple(blur.tolist()), tuple(offset.tolist())  # type: ignore[return-value]
+        return _triple(spacing), _triple(blur), _triple(offset)
 
     def apply(self, source: LabelMap, params: Params) -> Generated:
         """Render one image.
@@ -332,7 +332,8 @@ class Generator:
         if params.flip:
             place[0] = -place[0]
         place = place + torch.as_tensor(source.centre, dtype=torch.float32, device=self.device).reshape(3, 1, 1, 1)
-        return F.interpolate(place[None], size=(c.size,) * 3, mode="trilinear", align_corners=True)[0]
+        full: Tensor = F.interpolate(place[None], size=(c.size,) * 3, mode="trilinear", align_corners=True)
+        return full[0]
 
     def _render(self, index: Tensor, params: Params) -> Tensor:
         c = self.config
@@ -360,6 +361,11 @@ class Generator:
         return preprocess.scale_to_unit(image)
 
 
+def _triple(values: Array) -> tuple[float, float, float]:
+    x, y, z = values.tolist()
+    return x, y, z
+
+
 def integrate(velocity_mm: Tensor, half_mm: float, steps: int = 6) -> Tensor:
     """Displacement at time one of a stationary velocity field, by scaling and squaring.
 
@@ -379,7 +385,7 @@ def integrate(velocity_mm: Tensor, half_mm: float, steps: int = 6) -> Tensor:
     size = velocity_mm.shape[-1]
     axis = torch.linspace(-1, 1, size, device=velocity_mm.device)
     identity = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    displacement = velocity_mm / 2**steps
+    displacement: Tensor = velocity_mm / 2**steps
     for _ in range(steps):
         grid = identity + displacement.permute(0, 2, 3, 4, 1) / half_mm
         # grid_sample wants the last axis's coordinate first.

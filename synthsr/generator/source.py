@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from .. import labels
+from .. import io, labels
 from ..errors import DataError
 
 
@@ -45,10 +45,11 @@ def load_label_map(path: Path, *, crop: bool = True) -> LabelMap:
     Raises
     ------
     DataError
-        If it has a label that the table lacks, no cerebrum, or voxels that are not 1 mm.
+        If it cannot be read, has a label that the table lacks, no cerebrum, or voxels that are not 1 mm.
     """
-    image = nib.as_closest_canonical(nib.load(path))
-    spacing = image.header.get_zooms()[:3]
+    data, affine = io.load(path)
+    image = nib.as_closest_canonical(nib.Nifti1Image(data, affine))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.allclose(spacing, 1, atol=0.01):
         raise DataError(f"{path}: label maps must have 1 mm voxels, found {tuple(map(float, spacing))}; resample it")
     number = np.asarray(image.dataobj).round().astype(np.int64)

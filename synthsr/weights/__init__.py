@@ -47,9 +47,8 @@ def locate(name_or_path: str | Path) -> Path:
     ConfigurationError
         If it is neither.
     """
-    if str(name_or_path) in SHIPPED:
-        return Path(__file__).parent / f"{name_or_path}.safetensors"
-    path = Path(name_or_path)
+    shipped = str(name_or_path) in SHIPPED
+    path = Path(__file__).parent / f"{name_or_path}.safetensors" if shipped else Path(name_or_path)
     if not path.is_file():
         raise ConfigurationError(
             f"{name_or_path}: neither a weights file nor one of the shipped weights ({', '.join(SHIPPED)})"
@@ -76,13 +75,12 @@ def load_network(name_or_path: str | Path) -> LoadedNetwork:
         ) from error
     try:
         network = UNet(UNetConfig(**json.loads(header["network"])))
-        network.load_state_dict(tensors, strict=False)
-        lacking = {key for key, _ in network.named_parameters()} - set(tensors)
-        if lacking:
-            raise RuntimeError(f"lacks {', '.join(sorted(lacking))}")
+        counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
+        network.load_state_dict({**counters, **tensors})
+        information = json.loads(header.get("information", "{}"))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not weights of this project's U-net: {error}") from error
-    return LoadedNetwork(network.eval(), json.loads(header.get("information", "{}")), path, files.sha256(path))
+    return LoadedNetwork(network.eval(), information, path, files.sha256(path))
 
 
 def save_network(network: UNet, path: Path, information: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> None:
