@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import CTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRImageStorage
 
 SIZE = 32
 #: Row and column direction by plane; the normal is their cross product.
@@ -76,6 +77,47 @@ def write_series(
         image.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def as_multi_frame(paths: Sequence[Path]) -> Path:
+    """Replace the files of a series by one enhanced MR file with a frame each."""
+    frames = [dcmread(path) for path in paths]
+    image = frames[0]
+    image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = EnhancedMRImageStorage
+    image.NumberOfFrames = len(frames)
+    image.PixelData = b"".join(frame.PixelData for frame in frames)
+    image.EchoPulseSequence = "SPIN"
+    timing = _group(RepetitionTime=float(image.RepetitionTime), FlipAngle=90.0)
+    image.SharedFunctionalGroupsSequence = [
+        _group(
+            PlaneOrientationSequence=[_group(ImageOrientationPatient=image.ImageOrientationPatient)],
+            PixelMeasuresSequence=[_group(PixelSpacing=image.PixelSpacing, SliceThickness=image.SliceThickness)],
+            MRTimingAndRelatedParametersSequence=[timing],
+            MREchoSequence=[_group(EffectiveEchoTime=float(image.EchoTime))],
+        )
+    ]
+    image.PerFrameFunctionalGroupsSequence = [
+        _group(
+            FrameContentSequence=[_group(StackID="1", InStackPositionNumber=index, DimensionIndexValues=[1, index])],
+            PlanePositionSequence=[_group(ImagePositionPatient=frame.ImagePositionPatient)],
+        )
+        for index, frame in enumerate(frames, start=1)
+    ]
+    for keyword in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness"):
+        delattr(image, keyword)
+    for keyword in ("RepetitionTime", "EchoTime", "SpacingBetweenSlices", "ScanningSequence"):
+        delattr(image, keyword)
+    for path in paths:
+        path.unlink()
+    image.save_as(paths[0])
+    return paths[0]
+
+
+def _group(**elements: Any) -> Dataset:
+    dataset = Dataset()
+    for keyword, value in elements.items():
+        setattr(dataset, keyword, value)
+    return dataset
 
 
 def _image(modality: str, uid: str) -> Dataset:

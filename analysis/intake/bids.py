@@ -37,6 +37,7 @@ def find_series(dataset: Path) -> list[Series]:
     """
     people = _people(dataset / "participants.tsv", "participant_id")
     found: list[Series] = []
+    names: set[str] = set()
     for subject in sorted(path for path in dataset.glob("sub-*") if path.is_dir()):
         sessions = _people(subject / f"{subject.name}_sessions.tsv", "session_id")
         for path in _images(subject):
@@ -51,8 +52,9 @@ def find_series(dataset: Path) -> list[Series]:
                 age_years=age_years if math.isnan(age_then) else age_then,
                 sex=sex if sex_then == tsv.MISSING else sex_then,
             )
-            if any(other.scan_id == series.scan_id for other in found if other.patient_id == series.patient_id):
+            if series.scan_id in names:
                 series = replace(series, reason="another file has the same name but for its extension")
+            names.add(series.scan_id)
             found.append(series)
     if not found:
         raise DataError(f"{dataset}: holds no sub-*/[ses-*/]anat/*.nii.gz; give a BIDS dataset (or --format dicom)")

@@ -116,7 +116,7 @@ def judge(protocol: Protocol, stack: Stack | None, *, rows: int, columns: int, i
         Size of a slice, and its row and column spacing.
     """
     if protocol.modality not in ("MR", "CT"):
-        return Verdict("other", f"modality {_code(protocol.modality)} is neither MR nor CT")
+        return Verdict("other", f"modality {protocol.modality or '(unknown)'} is neither MR nor CT")
     if rows == 0 or columns == 0:
         return Verdict("other", "holds no image")
     for rule in (_kind_of_image, _kind_of_sequence):
@@ -223,8 +223,3 @@ def _contrast_by_text(protocol: Protocol) -> str:
 
 def _contrast_fault(contrast: str) -> str:
     return "contrast is none of T1w, T2w, FLAIR, PDw" if contrast == "other" else ""
-
-
-def _code(text: str) -> str:
-    """A DICOM code string, or what stands for one that may be free text."""
-    return text if re.fullmatch(r"[A-Z]{2,10}", text) else "(unknown)"

@@ -34,16 +34,17 @@ def run(arguments: argparse.Namespace) -> None:
     from analysis.errors import DataError
     from synthsr import files
 
-    from . import nifti
-    from .pseudonyms import EXCLUDE, Links
+    from . import nifti, pseudonyms
+    from .series import to_path
 
     results = Results(arguments.out)
     scans = tsv.read(arguments.batch, columns=("scan_id", "series_id", "source_key"))
-    links = Links.read(Private(arguments.private))
-    rows = {row["series_id"]: row for row in links.series.values()}
+    private = Private(arguments.private)
+    rows = {row["series_id"]: row for row in pseudonyms.read_series(private)}
+    texts = pseudonyms.read_paths(private, set(scans["series_id"]))
 
     def paths(scan: Mapping[str, str]) -> list[Path]:
-        return [Path(path) for path in links.paths.get(scan["series_id"], [])]
+        return [to_path(text) for text in texts[scan["series_id"]]]
 
     def key(scan: Mapping[str, str]) -> str:
         content = scan["source_key"]
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     def worker(scan: Mapping[str, str]) -> Path:
         row, target = rows[scan["series_id"]], results.raw(scan["scan_id"])
-        if row["decision"] == EXCLUDE:
+        if row["decision"] == pseudonyms.EXCLUDE:
             raise DataError(row["reason"])
         if row["source"] == "bids":
             nifti.from_bids(paths(scan)[0], target)
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
             nifti.from_dicom(paths(scan), target, n_slices=int(row["n_slices"]), spacing_mm=float(row["spacing_mm"]))
         return target
 
-    unknown = [scan for scan in scans["series_id"] if scan not in rows]
+    unknown = [series_id for series_id in scans["series_id"] if series_id not in texts]
     if unknown:
         raise DataError(f"{arguments.batch}: {unknown[0]} is not in {arguments.private}; run the inventory again")
     table = results.batch("convert", arguments.batch.stem.removeprefix("batch-"))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import struct
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -32,7 +33,7 @@ from analysis import tsv
 from analysis.errors import DataError
 
 from . import classify, geometry
-from .series import Series
+from .series import Series, to_text
 
 #: File name endings that promise a DICOM file; a file with one of them that is none is reported.
 SUFFIXES = {".dcm", ".dicom", ".ima"}
@@ -57,6 +58,7 @@ TAGS = (
     *("RepetitionTime", "EchoTime", "InversionTime", "ProtocolName", "FlipAngle", "DiffusionBValue"),
     *("StudyInstanceUID", "SeriesInstanceUID", "ImagePositionPatient", "ImageOrientationPatient"),
     *("SamplesPerPixel", "NumberOfFrames", "Rows", "Columns", "PixelSpacing", "BitsAllocated"),
+    *("EchoPulseSequence", "InversionRecovery", "EchoPlanarPulseSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 
@@ -140,7 +142,8 @@ def walk(folder: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         folders.sort()
-        yield from (Path(parent, name).absolute() for name in sorted(names))
+        paths = (Path(parent, name).absolute() for name in sorted(names))
+        yield from (path for path in paths if path.is_file() or path.is_symlink())  # no pipes or sockets
 
 
 def read_image(path: Path) -> Image | None:
@@ -229,7 +232,7 @@ def _image(path: Path, header: Dataset, fault: str) -> Image:
     first = places[0]
     orientations = [_numbers(_find(place, "ImageOrientationPatient")) for place in places]
     positions = [_numbers(_find(place, "ImagePositionPatient")) for place in places]
-    is_placed = all(len(o) == 6 and len(p) == 3 for o, p in zip(orientations, positions, strict=True))
+    is_placed = all(map(geometry.is_orientation, orientations)) and all(len(position) == 3 for position in positions)
     return Image(
         path=path,
         instance_uid=_text(header, "SOPInstanceUID"),
@@ -238,10 +241,10 @@ def _image(path: Path, header: Dataset, fault: str) -> Image:
         patient_id="^^^".join(filter(None, (patient, issuer))) if patient else f"study {study_uid or series_uid}",
         study_date=study_date,
         protocol=classify.Protocol(
-            modality=_text(header, "Modality").upper(),
+            modality=modality if re.fullmatch("[A-Z]{2,16}", modality := _text(header, "Modality").upper()) else "",
             sop_class=_text(header, "SOPClassUID"),
             image_type=_words(header, "ImageType"),
-            scanning_sequence=_words(header, "ScanningSequence"),
+            scanning_sequence=_words(header, "ScanningSequence") or _multi_frame_sequence(first),
             sequence_variant=_words(header, "SequenceVariant"),
             sequence_name=_text(header, "SequenceName").lower(),
             body_part=_text(header, "BodyPartExamined").upper(),
@@ -263,6 +266,14 @@ def _image(path: Path, header: Dataset, fault: str) -> Image:
         positions=tuple(positions) if is_placed else (),
         fault=fault,
     )
+
+
+def _multi_frame_sequence(places: Sequence[Dataset]) -> tuple[str, ...]:
+    """What multi-frame files say in place of ``ScanningSequence``."""
+    echo = {"SPIN": ("SE",), "GRADIENT": ("GR",), "BOTH": ("SE", "GR")}.get(_find(places, "EchoPulseSequence"), ())
+    inversion = ("IR",) if _find(places, "InversionRecovery") == "YES" else ()
+    planar = ("EP",) if _find(places, "EchoPlanarPulseSequence") == "YES" else ()
+    return echo + inversion + planar
 
 
 def _first(header: Dataset, keyword: str) -> Dataset:
@@ -404,4 +415,4 @@ def _judge(images: list[Image]) -> Series:
 
 
 def _unreadable(path: Path) -> Series:
-    return Series("dicom", "", "", f"file {path}", "", (path,), contrast=tsv.MISSING, reason=UNREADABLE)
+    return Series("dicom", "", "", f"file {to_text(path)}", "", (path,), contrast=tsv.MISSING, reason=UNREADABLE)

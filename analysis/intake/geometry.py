@@ -6,6 +6,7 @@ slices into the latter. Positions are what was done.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,9 @@ SAME_POSITION_MM = 0.05
 SAME_ORIENTATION_DEGREES = 5.0
 #: A distance between neighbours may differ from a whole number of spacings by this fraction of the spacing.
 EVENNESS = 0.15
+
+#: Lengths of directions may differ from one, and their cosine from zero, by this.
+DIRECTION_TOLERANCE = 1e-2
 
 #: Anatomical plane by the patient axis (x, y, z) nearest to the normal.
 PLANES = ("sag", "cor", "ax")
@@ -49,6 +53,14 @@ class Stack:
     missing_slices: int
     is_even: bool
     plane: str
+
+
+def is_orientation(directions: Sequence[float]) -> bool:
+    """Whether these are row and column directions: six numbers, two unit vectors at a right angle."""
+    if len(directions) != 6:
+        return False
+    row, column = np.array(directions).reshape(2, 3)
+    return bool(np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=DIRECTION_TOLERANCE))
 
 
 def measure(orientations: npt.ArrayLike, positions: npt.ArrayLike) -> Stack:

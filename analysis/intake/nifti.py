@@ -68,6 +68,8 @@ def from_dicom(paths: Sequence[Path], target: Path, *, n_slices: int, spacing_mm
             (source / f"{index:06d}.dcm").symlink_to(path)
         _dcm2niix(source, output)
         found = sorted(output.glob("*.nii"))
+        # Of a CT with tilted gantry dcm2niix makes a second image, sheared upright; the first has a wrong affine.
+        found = [path for path in found if "_Tilt" in path.stem] or found
         if len(found) != 1:
             raise DataError(f"dcm2niix made {len(found)} images of the series, expected one")
         image = nib.load(found[0])
@@ -80,7 +82,7 @@ def from_dicom(paths: Sequence[Path], target: Path, *, n_slices: int, spacing_mm
                 f"the positions say {n_slices} slices {spacing_mm:.3f} mm apart"
             )
         _check_values(image, "the converted image")
-        _write(image, target, _read_sidecar(found[0].with_suffix(".json")))
+        _write(image, target, _read_sidecar(output / "scan.json"))
 
 
 def from_bids(path: Path, target: Path) -> None:

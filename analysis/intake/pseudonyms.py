@@ -6,9 +6,10 @@ new scans form new batches, so that a growing archive leaves earlier results as 
 
 from __future__ import annotations
 
+import csv
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from analysis import tsv
 from analysis.errors import DataError
 from analysis.layout import Private
 
-from .series import Series, number
+from .series import Series, number, to_text
 
 #: Columns of the linking tables; the first ones of each are private.
 IDENTITY = ("series_id", "source", "patient_id", "study_uid", "series_uid", "study_date", "source_key")
+#: Identity of a series in its source.
+KEY = ("source", "patient_id", "study_uid", "series_uid")
 DESCRIPTION = (
     *("modality", "contrast", "rows", "columns", "n_slices", "n_volumes", "in_plane_mm", "spacing_mm"),
     *("thickness_mm", "plane", "missing_slices", "decision", "reason"),
@@ -46,7 +49,7 @@ class Links:
     sessions
         By patient and study.
     paths
-        Files by series_id.
+        Files by series_id, as text.
     """
 
     series: dict[tuple[str, ...], Row] = field(default_factory=dict)
@@ -56,14 +59,9 @@ class Links:
     @classmethod
     def read(cls, private: Private) -> Links:
         """Read the tables of an earlier run, if there was one."""
-        links = cls()
-        for row in _rows(private.series, (*IDENTITY, *NAMES, *DESCRIPTION)):
-            links.series[row["source"], row["patient_id"], row["study_uid"], row["series_uid"]] = row
-        for row in _rows(private.sessions, SESSION_COLUMNS):
-            links.sessions[row["patient_id"], row["study_uid"]] = row
-        for row in _rows(private.files, FILE_COLUMNS):
-            links.paths.setdefault(row["series_id"], []).append(row["path"])
-        return links
+        series = {tuple(row[column] for column in KEY): row for row in read_series(private)}
+        sessions = _rows(private.sessions, SESSION_COLUMNS)
+        return cls(series, {(row["patient_id"], row["study_uid"]): row for row in sessions}, read_paths(private))
 
     def write(self, private: Private) -> None:
         """Write the tables."""
@@ -82,7 +80,7 @@ class Links:
         DataError
             If a BIDS participant has the name of somebody else.
         """
-        ordered = sorted(found, key=lambda series: (series.patient_id, _when(series), series.series_uid))
+        ordered = sorted(found, key=_order)
         self._add_sessions([series for series in ordered if series.patient_id])
         runs = Counter(_without_run(row["scan_id"]) for row in self.series.values() if row["scan_id"])
         unbatched = []
@@ -98,10 +96,15 @@ class Links:
     def _add_sessions(self, found: Sequence[Series]) -> None:
         participants = {row["patient_id"]: row["participant_id"] for row in self.sessions.values()}
         owners = {name: patient for patient, name in participants.items()}
+        taken: dict[str, list[str]] = defaultdict(list)
+        for row in self.sessions.values():
+            taken[row["patient_id"]].append(row["session_id"])
+        last = _highest(owners, "sub")
         for series in found:
             patient = series.patient_id
             if patient not in participants:
-                name = series.participant_id or f"sub-{_next(owners, 'sub'):04d}"
+                last += 1
+                name = series.participant_id or f"sub-{last:04d}"
                 if name in owners:
                     raise DataError(
                         f"{name} of the BIDS dataset is another participant of these results already; "
@@ -109,10 +112,11 @@ class Links:
                     )
                 participants[patient], owners[name] = name, patient
             if (patient, series.study_uid) not in self.sessions:
-                taken = [row["session_id"] for row in self.sessions.values() if row["patient_id"] == patient]
+                session_id = series.session_id or f"ses-{_highest(taken[patient], 'ses') + 1:02d}"
+                taken[patient].append(session_id)
                 self.sessions[patient, series.study_uid] = {
                     "participant_id": participants[patient],
-                    "session_id": series.session_id or f"ses-{_next(taken, 'ses'):02d}",
+                    "session_id": session_id,
                     "patient_id": patient,
                     "study_uid": series.study_uid,
                     "study_date": series.study_date,
@@ -125,7 +129,7 @@ class Links:
                     session[column] = value
 
     def _add_series(self, series: Series) -> Row:
-        key = (series.source, series.patient_id, series.study_uid, series.series_uid)
+        key = tuple(str(getattr(series, column)) for column in KEY)
         session = self.sessions.get((series.patient_id, series.study_uid), {})
         if key not in self.series:
             self.series[key] = {
@@ -136,7 +140,7 @@ class Links:
         row = self.series[key]
         # A scan keeps the contrast and plane that its name tells.
         named = {column: row[column] for column in ("contrast", "plane")} if row["scan_id"] else {}
-        row |= dict(zip(("source", "patient_id", "study_uid", "series_uid"), key, strict=True))
+        row |= dict(zip(KEY, key, strict=True))
         row |= {
             "study_date": series.study_date,
             "source_key": series.source_key,
@@ -152,8 +156,24 @@ class Links:
             row[column] = number(getattr(series, column))
         row["missing_slices"] = number(series.missing_slices)
         row |= named
-        self.paths[row["series_id"]] = [str(path) for path in series.paths]
+        self.paths[row["series_id"]] = [to_text(path) for path in series.paths]
         return row
+
+
+def read_series(private: Private) -> list[Row]:
+    """Rows of the private table of series; none before the first inventory."""
+    return _rows(private.series, (*IDENTITY, *NAMES, *DESCRIPTION))
+
+
+def read_paths(private: Private, series_ids: Container[str] | None = None) -> dict[str, list[str]]:
+    """Files, as text, of the given series or of all; the table may have millions of rows and is read as a stream."""
+    paths: dict[str, list[str]] = defaultdict(list)
+    if private.files.is_file():
+        with private.files.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                if series_ids is None or row["series_id"] in series_ids:
+                    paths[row["series_id"]].append(row["path"])
+    return dict(paths)
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[Row]:
@@ -164,13 +184,15 @@ def _rows(path: Path, columns: Sequence[str]) -> list[Row]:
     ]
 
 
-def _when(series: Series) -> tuple[str, str]:
-    return series.study_date or "99999999", series.study_uid
+def _order(series: Series) -> tuple[bool, str, str, str, str]:
+    """By patient, date, study, series; files that belong to nobody last."""
+    is_nobody = not series.patient_id
+    return is_nobody, series.patient_id, series.study_date or "99999999", series.study_uid, series.series_uid
 
 
-def _next(names: Iterable[str], entity: str) -> int:
+def _highest(names: Iterable[str], entity: str) -> int:
     numbers = [int(match[1]) for name in names if (match := re.fullmatch(rf"{entity}-(\d+)", name))]
-    return max(numbers, default=0) + 1
+    return max(numbers, default=0)
 
 
 def _without_run(scan_id: str) -> str:

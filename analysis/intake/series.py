@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from analysis import tsv
 
@@ -66,10 +69,24 @@ class Series:
     @property
     def source_key(self) -> str:
         """Hash of the names and sizes of the files: changes when files come, go or change, not when they move."""
-        lines = sorted(f"{path.name}\t{path.stat().st_size}" for path in self.paths)
+        lines = sorted(f"{to_text(Path(path.name))}\t{_size_bytes(path)}" for path in self.paths)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def number(value: float | None, *, digits: int = 3) -> str:
     """Text of a number in a table, ``n/a`` where unknown."""
     return tsv.MISSING if value is None or math.isnan(value) else f"{round(value, digits):.10g}"
+
+
+def to_text(path: Path) -> str:
+    """A path as text of a table: what is no printable text in UTF-8 is escaped as ``%`` and two hexadecimal digits."""
+    return re.sub(r"[%\x00-\x1f\x7f\udc80-\udcff]", lambda match: f"%{os.fsencode(match[0])[0]:02X}", str(path))
+
+
+def to_path(text: str) -> Path:
+    """Inverse of :func:`to_text`."""
+    return Path(os.fsdecode(unquote_to_bytes(text)))
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0  # a link into nowhere is a file that cannot be read

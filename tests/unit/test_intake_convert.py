@@ -63,6 +63,28 @@ def test_dicom_becomes_nifti_of_the_same_geometry(tmp_path: Path, plane: str) ->
     assert len(paths) == 20
 
 
+def test_multi_frame_file_is_converted(tmp_path: Path) -> None:
+    maker.as_multi_frame(maker.write_series(tmp_path / "export"))
+    assert inventory(tmp_path) == 0
+    (row,) = convert(tmp_path).to_dict("records")
+    assert nib.load(tmp_path / "results" / row["path"]).header.get_zooms() == pytest.approx((7, 7, 6))
+
+
+def test_tilted_ct_stands_upright(tmp_path: Path) -> None:
+    tilt = np.radians(15)
+    tags = {
+        "Modality": "CT",
+        "GantryDetectorTilt": "15",
+        "ImageOrientationPatient": [1, 0, 0, 0, round(np.cos(tilt), 6), round(-np.sin(tilt), 6)],
+    }
+    maker.write_series(tmp_path / "export", tags, places=maker.positions(30, 5.0))
+    assert inventory(tmp_path) == 0
+    (row,) = convert(tmp_path).to_dict("records")
+    affine = nib.load(tmp_path / "results" / row["path"]).affine[:3, :3]
+    directions = affine / np.linalg.norm(affine, axis=0)
+    np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-4)
+
+
 def test_nothing_identifies_outside_private(tmp_path: Path, capfd) -> None:
     tags = {**maker.T1, "SeriesDescription": "secret", "ProtocolName": "secret", "PatientComments": "secret"}
     maker.write_series(tmp_path / "export", tags)

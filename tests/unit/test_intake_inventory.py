@@ -9,9 +9,13 @@ import dicom_maker as maker
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom import dcmread, dcmwrite, uid
+from pydicom.dataset import Dataset
 
 from analysis import tsv
 from analysis.cli import main
+from analysis.intake import dicom
+from analysis.intake.series import to_path
 from analysis.layout import Private, Results
 
 
@@ -122,6 +126,90 @@ def test_copies_of_files_do_not_count(clinic: Clinic) -> None:
     maker.write_series(clinic.source / "again")
     assert clinic.inventory() == 0
     assert (clinic.only().n_slices, clinic.only().n_volumes) == ("20", "1")
+
+
+SYNTAXES = {
+    "implicit": uid.ImplicitVRLittleEndian,
+    "explicit": uid.ExplicitVRLittleEndian,
+    "big-endian": uid.ExplicitVRBigEndian,
+    "deflated": uid.DeflatedExplicitVRLittleEndian,
+    "compressed": uid.RLELossless,
+}
+
+
+@pytest.mark.parametrize("form", SYNTAXES)
+def test_any_transfer_syntax_is_read_and_a_cut_file_noticed(clinic: Clinic, form: str) -> None:
+    paths = maker.write_series(clinic.source)
+    for path in paths:
+        image = dcmread(path)
+        if form == "compressed":
+            image.compress(uid.RLELossless)
+        image.file_meta.TransferSyntaxUID = SYNTAXES[form]
+        if form == "big-endian":  # pydicom does not turn the order of header and pixels at once
+            image = _rebuilt(image)
+        image.save_as(path)
+    assert clinic.inventory() == 0
+    assert clinic.only().n_slices == "20"
+    paths[5].write_bytes(paths[5].read_bytes()[:-20])
+    assert clinic.inventory() == 65
+    assert "exclude" in set(clinic.series.decision) and "include" not in set(clinic.series.decision)
+
+
+def _rebuilt(image: Dataset) -> Dataset:
+    fresh = Dataset()
+    fresh.update({element.tag: element for element in image})
+    fresh.file_meta = image.file_meta
+    return fresh
+
+
+def test_file_without_preamble_is_read(clinic: Clinic) -> None:
+    for path in maker.write_series(clinic.source):
+        image = _rebuilt(dcmread(path))
+        del image.file_meta
+        path.unlink()
+        dcmwrite(path.with_suffix(""), image, implicit_vr=True, little_endian=True)
+    assert clinic.inventory() == 0
+
+
+def test_multi_frame_file_is_a_series(clinic: Clinic) -> None:
+    maker.as_multi_frame(maker.write_series(clinic.source, maker.T2, plane="cor"))
+    assert clinic.inventory() == 0
+    row = clinic.only()
+    assert (row.contrast, row.plane, row.n_slices, row.spacing_mm, row.in_plane_mm) == ("T2w", "cor", "20", "6", "7")
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(clinic: Clinic, tmp_path: Path) -> None:
+    maker.write_series(tmp_path / "archive")
+    (clinic.source / "archive").symlink_to(tmp_path / "archive")
+    (tmp_path / "archive" / "circle").symlink_to(clinic.source)
+    os.mkfifo(clinic.source / "pipe.dcm")
+    (clinic.source / "gone.dcm").symlink_to(tmp_path / "nothing")
+    assert clinic.inventory() == 0
+    assert sorted(clinic.series.decision) == ["exclude", "include"]
+
+
+def test_odd_file_names_survive_in_the_private_table(clinic: Clinic) -> None:
+    odd = os.fsdecode(b'M\xfcller "A"\t50%\n')  # Latin-1, as old archives have it
+    for path in maker.write_series(clinic.source):
+        path.rename(path.with_name(f"{path.name} {odd}.dcm"))
+    assert clinic.inventory() == 0 and clinic.inventory() == 0
+    paths = [to_path(text) for text in tsv.read(clinic.private.files).path]
+    assert len(paths) == 20 and all(path.is_file() for path in paths)
+
+
+def test_damaged_headers_never_stop_the_inventory(tmp_path: Path) -> None:
+    paths = maker.write_series(tmp_path)
+    whole = [path.read_bytes() for path in paths]
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        for path, data in zip(paths[:8], whole, strict=False):
+            damaged = bytearray(data)
+            for place in rng.integers(132, 1100, rng.integers(1, 12)):
+                damaged[place] = rng.integers(256)
+            path.write_bytes(damaged)
+        found = dicom.find_series(tmp_path)
+        assert sum(len(series.paths) for series in found) <= len(paths)
+        assert all(series.source_key and "Muster" not in series.reason for series in found)
 
 
 def test_dual_echo_becomes_two_scans(clinic: Clinic) -> None:
