@@ -134,7 +134,8 @@ def run(arguments: argparse.Namespace) -> None:
             "n_participants": n_participants,
             "notes": notes,
             "method": "Laplace regression by maximum likelihood, median and log-scale natural cubic splines of age "
-            "(knots at equally spaced quantiles from 5 to 95 %, scale constant beyond), ICV and sex as linear terms of the median; band: "
+            "(knots at equally spaced quantiles from 5 to 95 %, scale "
+            "constant beyond), ICV and sex as linear terms of the median; band: "
             "pointwise percentiles of a weighted bootstrap that draws participants with all their scans, correction "
             "included; slope: least squares with age, ICV and sex, standard error by the jackknife over participants.",
             "sources": list(SOURCES),
@@ -221,7 +222,7 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
     )
     top = int(np.argmax(median))
     if top in (0, len(grid) - 1):
-        remarks.append(f"largest at the {'youngest' if top == 0 else 'oldest'} age: no peak")
+        remarks.append(f"no peak: largest at the {'youngest' if top == 0 else 'oldest'} age")
     terms = dict(zip(names, fit.location[0, k:], strict=True))
     summary |= {
         "knots": k,

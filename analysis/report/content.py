@@ -1,0 +1,264 @@
+"""What the report says, as tables and counts: no picture and no markup here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import batch, tsv
+from analysis.layout import Results
+
+SERIES_COLUMNS = ("series_id", "participant_id", "session_id", "scan_id", "contrast", "plane", "decision", "reason")
+SERIES_NUMBERS = ("in_plane_mm", "spacing_mm", "thickness_mm")
+GATE_COLUMNS = ("scan_id", "participant_id", "session_id", "contrast", "stage", "included", "reason")
+#: Batch stages as the page names them.
+STAGES = {"convert": "converted", "synthesise": "synthesised", "segment": "segmented"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One station of a scan's way.
+
+    Attributes
+    ----------
+    name
+        What was reached.
+    count
+        How many reached it.
+    lost
+        How many of the station before did not.
+    """
+
+    name: str
+    count: int
+    lost: int
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why scans were turned away: all reasons that differ only in their numbers or file names.
+
+    Attributes
+    ----------
+    stage
+        Where.
+    text
+        The first of them.
+    count
+        How many.
+    """
+
+    stage: str
+    text: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """One folder of statistics.
+
+    Attributes
+    ----------
+    folder
+        Where it lies.
+    table
+        Its summary, a row per structure.
+    facts
+        Its JSON file.
+    """
+
+    folder: Path
+    table: pd.DataFrame
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """All that the page shows.
+
+    Attributes
+    ----------
+    results
+        Paths.
+    series, sessions, gate
+        The tables of these names; empty where a stage has not run.
+    batches
+        Rows of all batch tables, with their ``stage``.
+    ageing
+        Ageing analyses by level, ``sessions`` and ``scans``.
+    agreement
+        Comparison with the truth of a simulated cohort, if there is one.
+    """
+
+    results: Results
+    series: pd.DataFrame
+    sessions: pd.DataFrame
+    gate: pd.DataFrame
+    batches: pd.DataFrame
+    ageing: dict[str, Analysis]
+    agreement: Analysis | None
+
+    @cached_property
+    def included(self) -> pd.DataFrame:
+        """Scans that passed the gate, with geometry, age and sex."""
+        scans = self.gate[self.gate["included"] == "yes"]
+        geometry = self.series.drop_duplicates("scan_id")[["scan_id", "plane", *SERIES_NUMBERS]]
+        people = self.sessions.drop_duplicates(["participant_id", "session_id"])
+        scans = scans.merge(geometry, on="scan_id", how="left").merge(
+            people, on=["participant_id", "session_id"], how="left"
+        )
+        return scans.fillna({"plane": tsv.MISSING, "sex": tsv.MISSING}).sort_values("scan_id", ignore_index=True)
+
+    @property
+    def n_participants(self) -> int:
+        """People with an included scan."""
+        return int(self.included["participant_id"].nunique())
+
+    @property
+    def n_sessions(self) -> int:
+        """Sessions with an included scan."""
+        return len(self.included[["participant_id", "session_id"]].drop_duplicates())
+
+    @property
+    def flow(self) -> list[Step]:
+        """Stations from series found to scans included."""
+        counts = {"series found": len(self.series), "chosen": int((self.series["decision"] == "include").sum())}
+        for stage, name in STAGES.items():
+            rows = self.batches[self.batches["stage"] == stage]
+            counts[name] = int((rows["status"] == batch.DONE).sum())
+        counts["included"] = len(self.included)
+        names = list(counts)
+        lost = [0, *(max(counts[a] - counts[b], 0) for a, b in pairwise(names))]
+        return [Step(name, counts[name], gone) for name, gone in zip(names, lost, strict=True)]
+
+    @property
+    def reasons(self) -> list[Reason]:
+        """Why scans were turned away, the commonest first within each stage."""
+        turned_away = [
+            *(("intake", text) for text in self.series.loc[self.series["decision"] != "include", "reason"]),
+            *self.batches.loc[self.batches["status"] == batch.REJECTED, ["stage", "reason"]].itertuples(index=False),
+            *(("quality gate", text) for text in self.gate.loc[self._judged & self._refused, "reason"]),
+        ]
+        examples: dict[tuple[str, str], str] = {}
+        counts: Counter[tuple[str, str]] = Counter()
+        for stage, reason in turned_away:
+            text = without_paths(str(reason)) or "no reason given"
+            kind = (str(stage), re.sub(r"\d+(\.\d+)?", "#", text))
+            examples.setdefault(kind, text)
+            counts[kind] += 1
+        order = ["intake", *STAGES, "quality gate"]
+        ranked = sorted(counts.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0][1]))
+        return [Reason(stage, examples[stage, pattern], count) for (stage, pattern), count in ranked]
+
+    @property
+    def _refused(self) -> pd.Series:
+        return self.gate["included"] != "yes"
+
+    @property
+    def _judged(self) -> pd.Series:
+        """Scans that the gate itself turned away; those of earlier stages are in their batch tables already."""
+        rejected = self.batches.loc[self.batches["status"] == batch.REJECTED, "scan_id"]
+        return ~self.gate["scan_id"].isin(set(rejected))
+
+    @property
+    def mix(self) -> pd.DataFrame:
+        """Included scans by contrast and plane: number, spacing between slices and within them."""
+        rows = [
+            {
+                "contrast": contrast,
+                "plane": plane,
+                "scans": len(scans),
+                "people": scans["participant_id"].nunique(),
+                "spacing": spread(scans["spacing_mm"]),
+                "in_plane": spread(scans["in_plane_mm"]),
+            }
+            for (contrast, plane), scans in self.included.groupby(["contrast", "plane"], sort=True)
+        ]
+        return pd.DataFrame(rows, columns=["contrast", "plane", "scans", "people", "spacing", "in_plane"])
+
+    @property
+    def people(self) -> pd.DataFrame:
+        """One row per participant with an included scan: age at the first session, sex."""
+        return self.included.sort_values(["participant_id", "session_id"]).drop_duplicates("participant_id")
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """What made the included scans' files: a row per tool, version and weights, with the number of files."""
+        counts: Counter[tuple[str, str, str, str]] = Counter()
+        for scan_id in self.included["scan_id"]:
+            made = {
+                "converted scan": self.results.raw(scan_id),
+                "synthetic T1": self.results.synthetic(scan_id),
+                "segmentation": self.results.segmentation(scan_id),
+            }
+            for what, image in made.items():
+                counts[(what, *_maker(image))] += 1
+        names = ("what", "tool", "weights", "sha256")
+        return [{**dict(zip(names, maker, strict=True)), "files": count} for maker, count in sorted(counts.items())]
+
+
+def collect(results: Results) -> Cohort:
+    """Read everything; a stage that has not run gives an empty table."""
+    batches = [
+        batch.read(path).assign(stage=stage)
+        for stage in STAGES
+        for path in sorted(results.batches(stage).glob("batch-*.tsv"))
+    ]
+    ageing = {level: _analysis(results.statistics(f"ageing-{level}"), "ageing") for level in ("sessions", "scans")}
+    return Cohort(
+        results=results,
+        series=_table(results.series, SERIES_COLUMNS, SERIES_NUMBERS),
+        sessions=_table(results.sessions, ("participant_id", "session_id", "sex"), ("age_years",)),
+        gate=_table(results.gate, GATE_COLUMNS, ("icv_mm3",)),
+        batches=pd.concat(batches) if batches else pd.DataFrame(columns=[*batch.COLUMNS, "stage"]),
+        ageing={level: analysis for level, analysis in ageing.items() if analysis},
+        agreement=_analysis(results.statistics("agreement"), "agreement"),
+    )
+
+
+def without_paths(reason: str) -> str:
+    """Drop the names of folders from a message: ``/data/x/scan.nii.gz: constant`` → ``scan.nii.gz: constant``."""
+    return re.sub(r"(?<!\S)(?:/|(?=[^\s/]+/[^\s/]+/))(?:[^\s/]+/)+", "", reason).strip()
+
+
+def spread(values: pd.Series) -> str:
+    """``5`` or ``3–7`` (least and greatest, rounded to 0.1), ``n/a`` where nothing is known."""
+    known = values.dropna()
+    if known.empty:
+        return tsv.MISSING
+    low, high = f"{known.min():.3g}", f"{known.max():.3g}"
+    return low if low == high else f"{low}–{high}"
+
+
+def _table(path: Path, text: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
+    if not path.is_file():
+        empty = pd.DataFrame(columns=[*text, *numbers], dtype=str)
+        return empty.astype(dict.fromkeys(numbers, float))
+    return tsv.read(path, columns=(*text, *numbers), numbers=numbers)
+
+
+def _analysis(folder: Path, name: str) -> Analysis | None:
+    facts, table = folder / f"{name}.json", folder / ("ageing_summary.tsv" if name == "ageing" else f"{name}.tsv")
+    if not (facts.is_file() and table.is_file()):
+        return None
+    return Analysis(folder, tsv.read(table), json.loads(facts.read_text(encoding="utf-8")))
+
+
+def _maker(image: Path) -> tuple[str, str, str]:
+    """Tool with version, weights and their SHA-256, from an image's JSON sidecar."""
+    sidecar = image.parent / (image.name.removesuffix(".nii.gz") + ".json")
+    if not sidecar.is_file():
+        return "no sidecar", tsv.MISSING, tsv.MISSING
+    facts: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+    tool: dict[str, Any] = facts.get("GeneratedBy") or {}
+    name = tool.get("Name") or facts.get("ConversionSoftware") or tsv.MISSING
+    version = tool.get("Version") or facts.get("ConversionSoftwareVersion") or ""
+    return f"{name} {version}".strip(), str(facts.get("WeightsName", "–")), str(facts.get("WeightsSHA256", "–"))

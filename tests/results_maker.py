@@ -1,0 +1,186 @@
+"""A small results folder as the pipeline leaves it, for tests of what reads one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from analysis import batch, cli, tsv
+from analysis.intake.command import SERIES_COLUMNS
+from analysis.layout import Results
+from synthsr import labels
+
+CONTRASTS = ("T1w", "T2w", "FLAIR")
+PLANES = ("axial", "coronal", "sagittal")
+GRID_MM = 4.0
+SHAPE = (48, 56, 48)
+SHA256 = "0123456789abcdef" * 4
+#: Ellipsoids of a schematic head: label, centre and half-axes in mm (RAS), painted in order. Right sides by mirror.
+HEAD = (
+    (507, (0, 0, 0), (72, 92, 84)),
+    (24, (0, 0, 0), (66, 84, 76)),
+    (3, (-32, 0, 4), (31, 78, 66)),
+    (2, (-31, 0, 4), (25, 68, 56)),
+    (4, (-10, 0, 12), (7, 30, 12)),
+    (10, (-11, -14, 2), (8, 14, 9)),
+    (12, (-25, 4, 0), (6, 14, 10)),
+    (17, (-26, -18, -18), (8, 16, 7)),
+    (16, (0, -24, -46), (11, 11, 20)),
+)
+
+
+def head(ventricle: float = 1.0) -> np.ndarray:
+    """Label map of the schematic head; ``ventricle`` widens the lateral ventricles."""
+    centre = (np.array(SHAPE) - 1) / 2
+    world = [(np.arange(n) - c) * GRID_MM for n, c in zip(SHAPE, centre, strict=True)]
+    x, y, z = np.meshgrid(*world, indexing="ij")
+    numbers = np.zeros(SHAPE, np.int16)
+    for number, (cx, cy, cz), (ax, ay, az) in HEAD:
+        wide = ventricle if number == 4 else 1.0
+        for side in (1, -1) if cx else (1,):
+            inside = ((x - side * cx) / ax / wide) ** 2 + ((y - cy) / ay) ** 2 + ((z - cz) / az / wide) ** 2 < 1
+            numbers[inside] = number if side == 1 else labels.mirror_number(number)
+    return numbers
+
+
+def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Results:
+    """Write the folder; ``hostile`` becomes the reason of a rejected series. No person gives an empty cohort."""
+    results, rng = Results(root), np.random.default_rng(0)
+    affine = np.diag([GRID_MM] * 3 + [1.0])
+    affine[:3, 3] = -(np.array(SHAPE) - 1) / 2 * GRID_MM
+    grey = np.zeros(labels.table()[-1].number + 1)
+    for label in labels.table():
+        grey[label.number] = label.t1_grey
+    series, sessions, stages, gate, volumes, truth = (
+        [],
+        [],
+        {"convert": [], "synthesise": [], "segment": []},
+        [],
+        [],
+        [],
+    )
+    for person in range(n_people):
+        participant, session = f"sub-{person + 1:04d}", "ses-01"
+        age = float(np.round(rng.uniform(20, 90), 1))
+        sessions.append(
+            {"participant_id": participant, "session_id": session, "age_years": age, "sex": "FM"[person % 2]}
+        )
+        for run in range(1 + (person % 4 == 0)):
+            contrast, plane = CONTRASTS[(person + run) % 3], PLANES[person % 3]
+            scan_id = f"{participant}_{session}_run-{run + 1}_{contrast}"
+            names = {"participant_id": participant, "session_id": session, "scan_id": scan_id, "contrast": contrast}
+            series.append(
+                {
+                    **names,
+                    "modality": "MR",
+                    "rows": 256,
+                    "columns": 256,
+                    "n_slices": 28,
+                    "n_volumes": 1,
+                    "in_plane_mm": 0.9,
+                    "spacing_mm": 3.0 + (person + run) % 5,
+                    "thickness_mm": 5.0,
+                    "plane": plane,
+                    "missing_slices": 0,
+                    "decision": "include",
+                    "reason": "",
+                }
+            )
+            fate = "constant image" if person == 7 else ""
+            stages["convert"].append({**names, "status": "rejected" if fate else "done", "reason": fate})
+            if fate:
+                gate.append({**names, "stage": "convert", "included": "no", "reason": fate, "icv_mm3": np.nan})
+                continue
+            small = person == 11
+            stages["synthesise"].append({**names, "status": "done", "reason": ""})
+            stages["segment"].append({**names, "status": "done", "reason": ""})
+            icv = (0.9e6 if small else 1.4e6) + 1e5 * (person % 2) + 6e4 * rng.normal()
+            gate.append(
+                {
+                    **names,
+                    "stage": "segment",
+                    "included": "no" if small else "yes",
+                    "icv_mm3": icv,
+                    "reason": f"ICV {icv / 1e6:.2f} l is under 1.1 l: not a whole head" if small else "",
+                }
+            )
+            if small:
+                continue
+            sizes = {
+                "Hippocampus": 3900 - 12 * max(age - 50, 0),
+                "Thalamus": 7600 - 25 * (age - 20),
+                "Lateral-Ventricle": 6000 + 3 * max(age - 30, 0) ** 2,
+                "Cerebral-Cortex": 2.5e5 - 900 * (age - 20),
+                "Cerebral-White-Matter": 2.3e5 - 30 * (age - 35) ** 2,
+            }
+            for name, size in sizes.items():
+                for side in ("Left-", "Right-"):
+                    true = size * (icv / 1.45e6) * (1 + 0.04 * rng.laplace())
+                    volumes.append(
+                        {**names, "structure": side + name, "volume_mm3": true * (1.02 + 0.04 * rng.normal())}
+                    )
+                    truth.append({**names, "structure": side + name, "volume_mm3": true})
+            volumes.append({**names, "structure": "ICV", "volume_mm3": icv})
+            truth.append({**names, "structure": "ICV", "volume_mm3": icv * 1.01})
+            if person < 9:
+                _write_images(results, scan_id, head(0.6 + age / 60), affine, grey, rng)
+    for reason in ("localizer: 3 orientations", "31 volumes: more than three dimensions", hostile or "no pixel data"):
+        series.append(
+            {
+                "participant_id": "sub-0001",
+                "session_id": "ses-01",
+                "scan_id": "n/a",
+                "contrast": "n/a",
+                "modality": "MR",
+                "plane": "n/a",
+                "decision": "exclude",
+                "reason": reason,
+            }
+        )
+    table = pd.DataFrame(series, columns=list(SERIES_COLUMNS)).assign(series_id=[f"s{i}" for i in range(len(series))])
+    tsv.write(table if n_people else table.tail(3), results.series)
+    tsv.write(pd.DataFrame(sessions, columns=["participant_id", "session_id", "age_years", "sex"]), results.sessions)
+    for stage, rows in stages.items():
+        tsv.write(
+            pd.DataFrame(rows, columns=list(batch.COLUMNS), dtype=object).fillna(""), results.batch(stage, "0001")
+        )
+    columns = ["scan_id", "participant_id", "session_id", "contrast", "stage", "icv_mm3", "included", "reason"]
+    tsv.write(pd.DataFrame(gate, columns=columns), results.gate)
+    keys = ["participant_id", "session_id", "structure"]
+    scans = pd.DataFrame(volumes, columns=["participant_id", "session_id", "scan_id", "structure", "volume_mm3"])
+    tsv.write(scans, results.volumes)
+    tsv.write(scans.groupby(keys, as_index=False)["volume_mm3"].median(), results.session_volumes)
+    true = pd.DataFrame(truth, columns=[*keys, "volume_mm3"]).drop_duplicates(keys)
+    tsv.write(true, root / "truth.tsv")
+    return results
+
+
+def run_statistics(results: Results) -> None:
+    """Run the analyses that the report shows."""
+    for level, table in (("scans", results.volumes), ("sessions", results.session_volumes)):
+        arguments = ["ageing", str(table), "--participants", str(results.sessions), "--replicates", "100"]
+        assert cli.main([*arguments, "--out", str(results.statistics(f"ageing-{level}"))]) == 0
+    arguments = ["agreement", str(results.session_volumes), str(results.root / "truth.tsv")]
+    assert cli.main([*arguments, "--out", str(results.statistics("agreement"))]) == 0
+
+
+def _write_images(results, scan_id, numbers, affine, grey, rng) -> None:
+    t1 = grey[numbers] + 3 * rng.normal(size=numbers.shape) * (numbers > 0)
+    thick = np.diag([1, 1, 2, 1.0])
+    images = {
+        results.raw(scan_id): (t1[..., ::2] * 7, affine @ thick, np.float32),
+        results.synthetic(scan_id): (t1, affine, np.float32),
+        results.segmentation(scan_id): (np.where(numbers < 500, numbers, 0), affine, np.int16),
+    }
+    for path, (data, place, kind) in images.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(data.astype(kind), place), path)
+        facts = {"Synthetic": True, "GeneratedBy": {"Name": "synthsr-cohort", "Version": "0.1.0"},
+                 "WeightsName": "synthsr", "WeightsSHA256": SHA256}  # fmt: skip
+        if path == results.raw(scan_id):
+            facts = {"ConversionSoftware": "dcm2niix", "ConversionSoftwareVersion": "v1.0.20250506"}
+        Path(str(path).removesuffix(".nii.gz") + ".json").write_text(json.dumps(facts))
