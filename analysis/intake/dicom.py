@@ -45,7 +45,10 @@ OLDEST_YEARS = 120.0
 #: A file of these classes without an image is cut off.
 IMAGE_CLASSES = (MRImageStorage, EnhancedMRImageStorage, CTImageStorage, EnhancedCTImageStorage)
 
-UNREADABLE = "not a readable DICOM file; its path is in the private list of files"
+UNREADABLE = "not a readable DICOM file"
+TRUNCATED = "a file is truncated"
+#: What to do about a bad file. Its name may identify: it is in the private table only.
+ADVICE = "export it again or remove it (faulty_path in the private table of series names it)"
 _PIXEL_DATA = 0x7FE00010
 _ITEM, _SEQUENCE_END, _UNDEFINED = 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
@@ -191,18 +194,18 @@ def _pixel_fault(stream: BinaryIO, header: Dataset) -> str:
     is_implicit, is_little_endian = header.original_encoding
     order = ">" if is_little_endian is False else "<"
     if stream.read(4) != struct.pack(f"{order}HH", _PIXEL_DATA >> 16, _PIXEL_DATA & 0xFFFF):
-        return "a file is truncated: it has no pixel data"
+        return f"{TRUNCATED}: it has no pixel data"
     if is_implicit:
         (length,) = struct.unpack(f"{order}I", stream.read(4))
     else:
         (length,) = struct.unpack(f"{order}4xI", stream.read(8))
     there = os.fstat(stream.fileno()).st_size - stream.tell()
     if length == _UNDEFINED:
-        return "" if _is_encapsulation_whole(stream) else "a file is truncated: its compressed pixel data have no end"
+        return "" if _is_encapsulation_whole(stream) else f"{TRUNCATED}: its compressed pixel data have no end"
     bits = header.Rows * header.Columns * header.get("SamplesPerPixel", 1) * header.get("BitsAllocated", 16)
     expected = bits * int(header.get("NumberOfFrames") or 1) // 8
     if min(length, there) < expected:
-        return f"a file is truncated: {min(length, there)} bytes of pixel data where {expected} are expected"
+        return f"{TRUNCATED}: {min(length, there)} bytes of pixel data where {expected} are expected"
     return ""
 
 
@@ -386,9 +389,8 @@ def _judge(images: list[Image]) -> Series:
         first.protocol,
         b_value_s_per_mm2=max((i.protocol.b_value_s_per_mm2 for i in images), key=lambda b: -1 if math.isnan(b) else b),
     )
-    faults = [image.fault for image in images if image.fault]
-    if len({(image.rows, image.columns) for image in images}) > 1:
-        faults.append("images of different size")
+    faulty = next((image for image in images if image.fault), None)
+    is_one_size = len({(image.rows, image.columns) for image in images}) == 1
     verdict = classify.judge(protocol, stack, rows=first.rows, columns=first.columns, in_plane_mm=first.in_plane_mm)
     return Series(
         source="dicom",
@@ -398,7 +400,8 @@ def _judge(images: list[Image]) -> Series:
         study_date=first.study_date,
         paths=tuple(image.path for image in images),
         contrast=verdict.contrast,
-        reason=faults[0] if faults else verdict.reason,
+        reason=f"{faulty.fault}; {ADVICE}" if faulty else verdict.reason if is_one_size else "images of different size",
+        faulty_path=to_text(faulty.path) if faulty else "",
         modality=protocol.modality or tsv.MISSING,
         plane=stack.plane if stack else tsv.MISSING,
         rows=first.rows or None,
@@ -415,4 +418,15 @@ def _judge(images: list[Image]) -> Series:
 
 
 def _unreadable(path: Path) -> Series:
-    return Series("dicom", "", "", f"file {to_text(path)}", "", (path,), contrast=tsv.MISSING, reason=UNREADABLE)
+    text = to_text(path)
+    return Series(
+        source="dicom",
+        patient_id="",
+        study_uid="",
+        series_uid=f"file {text}",
+        study_date="",
+        paths=(path,),
+        contrast=tsv.MISSING,
+        reason=f"{UNREADABLE}; {ADVICE}",
+        faulty_path=text,
+    )

@@ -82,7 +82,10 @@ def from_dicom(paths: Sequence[Path], target: Path, *, n_slices: int, spacing_mm
                 f"the positions say {n_slices} slices {spacing_mm:.3f} mm apart"
             )
         _check_values(image, "the converted image")
-        _write(image, target, _read_sidecar(output / "scan.json"))
+        sidecars = sorted(output.glob("*.json"))
+        if len(sidecars) != 1:
+            raise DataError(f"dcm2niix made {len(sidecars)} sidecars of the series, expected one")
+        _write(image, target, _read_sidecar(sidecars[0]))
 
 
 def from_bids(path: Path, target: Path) -> None:

@@ -22,7 +22,7 @@ from analysis.layout import Private
 from .series import Series, number, to_text
 
 #: Columns of the linking tables; the first ones of each are private.
-IDENTITY = ("series_id", "source", "patient_id", "study_uid", "series_uid", "study_date", "source_key")
+IDENTITY = ("series_id", "source", "patient_id", "study_uid", "series_uid", "study_date", "source_key", "faulty_path")
 #: Identity of a series in its source.
 KEY = ("source", "patient_id", "study_uid", "series_uid")
 DESCRIPTION = (
@@ -144,6 +144,7 @@ class Links:
         row |= {
             "study_date": series.study_date,
             "source_key": series.source_key,
+            "faulty_path": series.faulty_path,
             "participant_id": session.get("participant_id", tsv.MISSING),
             "session_id": session.get("session_id", tsv.MISSING),
             "modality": series.modality,

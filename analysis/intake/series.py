@@ -21,6 +21,8 @@ class Series:
     ----------
     source
         ``dicom`` or ``bids``.
+    faulty_path
+        The file that spoils the series, as text; empty if none does. Private.
     patient_id, study_uid, series_uid
         Identity in the source; empty where there is none (a file that cannot be read). Private.
     study_date
@@ -60,6 +62,7 @@ class Series:
     participant_id: str = ""
     session_id: str = ""
     scan_id: str = ""
+    faulty_path: str = ""
 
     @property
     def is_included(self) -> bool:

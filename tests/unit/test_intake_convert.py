@@ -17,7 +17,7 @@ from analysis.cli import main
 from analysis.layout import Results
 
 #: What the maker writes into headers and names of files.
-IDENTIFYING = ("MRN-4711", "Muster", "1.2.3.4", "19500102", "20210304", "Nowhere", "export", "secret")
+IDENTIFYING = ("MRN-4711", "Muster", "1.2.3.4", "19500102", "20210304", "Nowhere", "/export", "secret")
 
 
 def inventory(root: Path, *options: str) -> int:
@@ -68,6 +68,16 @@ def test_multi_frame_file_is_converted(tmp_path: Path) -> None:
     assert inventory(tmp_path) == 0
     (row,) = convert(tmp_path).to_dict("records")
     assert nib.load(tmp_path / "results" / row["path"]).header.get_zooms() == pytest.approx((7, 7, 6))
+
+
+def test_dual_echo_is_converted_to_two_images(tmp_path: Path) -> None:
+    echoes = [{"EchoTime": "20", "EchoNumbers": 1}] * 20 + [{"EchoTime": "100", "EchoNumbers": 2}] * 20
+    maker.write_series(tmp_path / "export", {**maker.PD, "each": echoes}, places=maker.positions(20, 6.0) * 2)
+    assert inventory(tmp_path) == 0
+    table = convert(tmp_path)
+    assert list(table.contrast) == ["PDw", "T2w"] and set(table.status) == {batch.DONE}
+    sidecars = [Path(str(tmp_path / "results" / path).replace(".nii.gz", ".json")) for path in table.path]
+    assert [json.loads(sidecar.read_text())["EchoTime"] for sidecar in sidecars] == [0.02, 0.1]
 
 
 def test_tilted_ct_stands_upright(tmp_path: Path) -> None:

@@ -256,8 +256,10 @@ def test_unreadable_files_are_rows_and_the_cohort_goes_on(clinic: Clinic) -> Non
     assert sum("truncated" in reason for reason in excluded.reason) == 2
     row = excluded[excluded.reason.str.contains("not a readable DICOM file")].iloc[0]
     assert row.participant_id == "n/a"
-    files = tsv.read(clinic.private.files).groupby("series_id").path.first()
-    assert files[row.series_id].endswith("Muster_Erika.dcm")
+    assert all("export it again" in reason for reason in excluded.reason)
+    faulty = tsv.read(clinic.private.series).set_index("series_id").faulty_path
+    assert faulty[row.series_id].endswith("Muster_Erika.dcm")
+    assert {str(cut[3]), str(header[3])} < set(faulty)
 
 
 def test_empty_folder_is_named(clinic: Clinic, capsys) -> None:
