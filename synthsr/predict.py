@@ -15,7 +15,7 @@ import torch
 
 from . import __version__, files, inference, io, preprocess
 from .errors import DataError
-from .weights import LoadedNetwork, load_network
+from .weights.storage import LoadedNetwork, load_network
 
 FULL_SCALE_GREY = 255.0
 CLIP_GREY = (0.0, 128.0)

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import __version__, files, inference, io, labels, preprocess
 from .errors import DataError
 from .predict import sidecar
-from .weights import LoadedNetwork, load_network
+from .weights.storage import LoadedNetwork, load_network
 
 #: Name of the intracranial volume among the structures: the sum of labels 1–499.
 ICV = "ICV"

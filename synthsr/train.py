@@ -28,7 +28,7 @@ from . import files, labels, losses, preprocess
 from .errors import ConfigurationError, DataError
 from .generator import Generated, Generator, GeneratorConfig, LabelMap, load_label_map
 from .networks import UNet, UNetConfig, block_offset
-from .weights import load_network, save_network
+from .weights.storage import load_network, save_network
 
 NetworkName = Literal["segmentation", "synthsr"]
 NETWORKS: tuple[NetworkName, ...] = ("segmentation", "synthsr")

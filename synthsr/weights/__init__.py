@@ -1,42 +1,17 @@
-"""Weights of the networks: safetensors files whose header tells how to build the network they fit."""
+"""Weights of the networks: safetensors files whose header tells how to build the network they fit.
+
+This module only finds files, so that the workflow can import it without torch; :mod:`synthsr.weights.storage` reads
+and writes them.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from .. import files
-from ..errors import ConfigurationError, DataError
-from ..networks import UNet, UNetConfig
+from ..errors import ConfigurationError
 
 #: Names under which the weights shipped with the package are known.
 SHIPPED = ("segmentation", "synthsr")
-
-
-@dataclass(frozen=True)
-class LoadedNetwork:
-    """A network in evaluation mode, and where it came from.
-
-    Attributes
-    ----------
-    network
-        Float32, on the CPU, in evaluation mode.
-    information
-        Header of the file besides the network's size.
-    path, sha256
-        The file.
-    """
-
-    network: UNet
-    information: dict[str, Any]
-    path: Path
-    sha256: str
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -54,55 +29,3 @@ def locate(name_or_path: str | Path) -> Path:
             f"{name_or_path}: neither a weights file nor one of the shipped weights ({', '.join(SHIPPED)})"
         )
     return path
-
-
-def load_network(name_or_path: str | Path) -> LoadedNetwork:
-    """Build the network that a weights file describes and fill it.
-
-    Raises
-    ------
-    DataError
-        If the file is not safetensors, or does not fit the network its header describes.
-    """
-    path = locate(name_or_path)
-    try:
-        with safe_open(path, framework="pt") as stream:
-            header = stream.metadata() or {}
-            tensors = {key: stream.get_tensor(key).float() for key in stream.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise DataError(
-            f"{path}: not a safetensors file ({error}); convert Keras weights by 'synthsr weights import'"
-        ) from error
-    try:
-        network = UNet(UNetConfig(**json.loads(header["network"])))
-        counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
-        network.load_state_dict({**counters, **tensors})
-        information = json.loads(header.get("information", "{}"))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path}: not weights of this project's U-net: {error}") from error
-    return LoadedNetwork(network.eval(), information, path, files.sha256(path))
-
-
-def save_network(network: UNet, path: Path, information: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> None:
-    """Write weights with the network's size in the header.
-
-    Parameters
-    ----------
-    network
-        Network to save.
-    path
-        Target, ``.safetensors``.
-    information
-        JSON-able facts: task, steps, provenance.
-    dtype
-        Of the stored tensors; batch-norm statistics always stay float32.
-    """
-    tensors = {}
-    for key, value in network.state_dict().items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        keep = key.endswith(("running_mean", "running_var"))
-        tensors[key] = value.detach().cpu().to(torch.float32 if keep else dtype).contiguous()
-    header = {"network": json.dumps(network.config.to_dict()), "information": json.dumps(information)}
-    with files.whole(path) as temporary:
-        save_file(tensors, temporary, metadata=header)

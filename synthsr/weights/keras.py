@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .. import files
 from ..errors import DataError
 from ..networks import UNet, UNetConfig
-from . import save_network
+from .storage import save_network
 
 #: Arrays by layer and variable, as in the file.
 Layers = dict[str, dict[str, npt.NDArray[Any]]]

@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from synthsr.errors import ConfigurationError, DataError
 from synthsr.files import sha256
 from synthsr.networks import UNet, UNetConfig
-from synthsr.weights import load_network, save_network
 from synthsr.weights.keras import import_keras, read_keras
+from synthsr.weights.storage import load_network, save_network
 
 TESTS = Path(__file__).parents[1]
 STORED = TESTS / "data" / "keras_unet_small.h5"

@@ -1,0 +1,85 @@
+"""The workflow's plan: dry runs of every shipped configuration, and what it says of a wrong one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def snakemake(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Call Snakemake as a user would; HOME is empty."""
+    home = directory / "home"
+    home.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile", "--directory", directory, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("configuration", [None, "demo.yaml"])
+@pytest.mark.parametrize("kind", ["dicom", "bids"])
+def test_fresh_study_plans_the_inventory_first(tmp_path: Path, configuration: str | None, kind: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    file = ["--configfile", str(ROOT / "config" / configuration)] if configuration else []
+    result = snakemake(tmp_path / "study", "--dry-run", "--cores", "1", *file, "--config", f"{kind}={source}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    # Before the checkpoint is resolved, what follows it is planned without its batches.
+    for rule in ("inventory", "gate", "tables", "ageing", "report"):
+        assert f"rule {rule}:" in result.stdout or f"checkpoint {rule}:" in result.stdout
+    assert "agreement" not in result.stdout
+
+
+def test_plan_after_the_inventory_names_every_output(tmp_path: Path) -> None:
+    source, study = tmp_path / "source", tmp_path / "study"
+    source.mkdir()
+    made = [study / "results/intake" / name for name in ("series.tsv", "sessions.tsv")]
+    made += [study / "results/batches/select" / f"batch-000{number}.tsv" for number in (1, 2)]
+    made += [study / "private" / "sessions.tsv"]
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    truth = tmp_path / "truth.tsv"
+    truth.touch()
+    common = ["--config", f"dicom={source}", f"truth={truth}"]
+    assert snakemake(study, "--cores", "1", "--touch", "--until", "inventory", *common).returncode == 0
+    plan = snakemake(study, "--dry-run", "--cores", "1", *common)
+    assert plan.returncode == 0, plan.stdout + plan.stderr
+    outputs = set()
+    for line in plan.stdout.splitlines():
+        name, _, rest = line.strip().partition(": ")
+        if name == "output":
+            outputs |= {entry.replace(" (update)", "") for entry in rest.split(", ")}
+    golden = set((Path(__file__).parent / "golden_outputs.txt").read_text(encoding="utf-8").split())
+    assert outputs == golden
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["dicmo=x"], "dicmo"),
+        (["dicom=."], None),
+        (["dicom=.", "batch_size=many"], "batch_size"),
+        (["dicom=.", "bids=."], "both are set"),
+        (["batch_size=3"], "neither is set"),
+        (["dicom=/nowhere/at/all"], "/nowhere/at/all is not a folder"),
+    ],
+)
+def test_wrong_configuration_is_named(tmp_path: Path, given: list[str], expected: str | None) -> None:
+    result = snakemake(tmp_path, "--dry-run", "--cores", "1", "--config", *given)
+    if expected is None:
+        assert result.returncode == 0
+    else:
+        assert result.returncode != 0
+        assert expected in result.stdout + result.stderr
+        assert not (tmp_path / "results").exists()
