@@ -16,7 +16,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage, sparse
+from nibabel.filebasedimages import ImageFileError
+from scipy import cluster, ndimage, sparse
 
 from synthsr import files, labels
 
@@ -28,6 +29,13 @@ FLUID = 24
 BONE, SOFT, FAT, CORD = 515, 507, 511, 512
 #: Fluid further than this below the lowest part of the brain is the spine's, not the skull's.
 BELOW_BRAIN_MM = 10
+#: What of the neck a base anatomy made here keeps below the brain.
+NECK_MM = 60
+#: Thickness given to the skin.
+SKIN_MM = 2
+#: What is darker than this part of white matter is taken for air when the head is looked for.
+AIR = 0.1
+WHITE_MATTER = (2, 41)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,7 @@ class Anatomy:
     def centre(self) -> npt.NDArray[np.float64]:
         """Middle of the intracranial space's bounding box, in voxels."""
         inside = np.argwhere((self.numbers >= 1) & (self.numbers <= 499))
-        return (inside.min(axis=0) + inside.max(axis=0)) / 2
+        return np.asarray((inside.min(axis=0) + inside.max(axis=0)) / 2)
 
 
 def load(path: Path, *, grid_mm: int) -> Anatomy:
@@ -137,26 +145,29 @@ def around_brain(t1: npt.NDArray[np.float32], brain: npt.NDArray[np.uint16]) -> 
     Returns
     -------
     numpy.ndarray
-        ``brain`` with 515 where the head is dark (bone, air), 507 where it is grey, and 511 where it is as bright as
-        fat or within 2 mm of the air.
+        ``brain`` with 515 (bone, air), 507 (soft tissue) and 511 (fat) for the dark, middle and bright of three
+        clusters of intensity, 511 also within ``SKIN_MM`` of the air around the head; 0 outside the head and further
+        than ``NECK_MM`` below the brain. Holes of ``brain`` count as fluid (24).
     """
     inside = ndimage.binary_fill_holes(brain > 0)
-    white = float(np.median(t1[np.isin(brain, (2, 41))]))
-    smooth = ndimage.gaussian_filter(t1, 1.0)
-    head = ndimage.binary_closing(smooth > 0.15 * white, _ball(3), iterations=1) | inside
+    white = float(np.median(t1[np.isin(brain, WHITE_MATTER)]))
+    smooth = ndimage.gaussian_filter(t1, 0.7)
+    head = (smooth > AIR * white) | inside
+    head[:, :, : max(int(np.nonzero(inside.any(axis=(0, 1)))[0].min()) - NECK_MM, 0)] = False
     parts, _ = ndimage.label(head)
     head = parts == np.bincount(parts[inside]).argmax()
-    # Closed with the frame's edge repeated, so that the cut through the neck does not open the head.
+    # Closed with the edge repeated, so that the cut through the neck does not open the head.
     head = ndimage.binary_closing(np.pad(head, 12, mode="edge"), _ball(3), iterations=4)[12:-12, 12:-12, 12:-12]
     for axis in range(3):
         for plane in np.moveaxis(head, axis, 0):
             plane |= ndimage.binary_fill_holes(plane)
-    outside = np.where(smooth < 0.33 * white, BONE, np.where(smooth < 0.95 * white, SOFT, FAT)).astype(np.uint16)
-    depth = ndimage.distance_transform_edt(head)
-    outside[depth <= 2] = FAT
-    # The inner table of the skull is dark whatever partial volume makes of it.
-    outside[(ndimage.distance_transform_edt(~inside) <= 1.5) & (depth > 4)] = BONE
-    return np.where(inside, np.where(brain > 0, brain, FLUID), np.where(head, outside, 0)).astype(np.uint16)
+    around = head & ~inside
+    levels = np.sort(
+        cluster.vq.kmeans2(smooth[around][:, None], np.percentile(smooth[around], [10, 50, 90])[:, None])[0].ravel()
+    )
+    classes = np.array([BONE, SOFT, FAT], dtype=np.uint16)[np.digitize(smooth, (levels[1:] + levels[:-1]) / 2)]
+    classes[ndimage.distance_transform_edt(head) <= SKIN_MM] = FAT
+    return np.where(inside, np.where(brain > 0, brain, FLUID), np.where(head, classes, 0)).astype(np.uint16)
 
 
 def _ball(radius: int) -> npt.NDArray[np.bool_]:
@@ -169,7 +180,7 @@ def _read(path: Path) -> tuple[Any, npt.NDArray[np.float32]]:
     try:
         image = nib.as_closest_canonical(nib.load(path))
         data = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
         raise DataError(f"{path}: cannot be read as an image: {error}") from error
     if data.ndim != 3 or not np.isfinite(data).all():
         raise DataError(f"{path}: expected three dimensions of finite numbers, found shape {data.shape}")

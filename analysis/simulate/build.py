@@ -51,6 +51,7 @@ def build(
     origin = {"version": VERSION, "anatomy": anatomy.name, "anatomy_sha256": files.sha256(anatomy), **asdict(clinic)}
     key = hashlib.sha256(json.dumps({**origin, "anatomy": None}).encode()).hexdigest()
     everyone = patients.draw(clinic, loaded)
+    _forget(out, everyone)
     missing = [patient for patient in everyone if not _finished(out, patient, key)]
     if jobs == 1 or len(missing) < 2:
         with _one_thread():
@@ -101,6 +102,14 @@ def _finished(out: Path, patient: patients.Patient, key: str) -> bool:
         return False
     content = json.loads(record.read_text(encoding="utf-8"))
     return bool(content["key"] == key and content["files"] == _sizes(_study(out, patient)))
+
+
+def _forget(out: Path, everyone: list[patients.Patient]) -> None:
+    """Remove patients of an earlier, larger clinic: a study without its truth would pass for a patient."""
+    staying = {_record(out, patient) for patient in everyone}
+    for record in sorted(set((out / "patients").glob("*.json")) - staying):
+        shutil.rmtree(out / "dicom" / record.stem, ignore_errors=True)
+        record.unlink()
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +30,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.jobs < 1:
         raise ConfigurationError(f"--jobs {arguments.jobs}: give at least 1")
+    label_map = arguments.anatomy or anatomy.DEFAULT
+    if not label_map.is_file():
+        raise DataError(f"{label_map}: no such label map; give one by --anatomy")
     build.build(
         clinic.read(arguments.config),
-        anatomy=arguments.anatomy or anatomy.DEFAULT,
+        anatomy=label_map,
         out=arguments.out,
         jobs=arguments.jobs,
         report=lambda line: print(line, file=sys.stderr, flush=True),

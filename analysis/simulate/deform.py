@@ -69,7 +69,7 @@ def gradient_flow(divergence: Array) -> Array:
     laplacian[0, 0, 0] = 1
     spectrum /= laplacian
     spectrum[0, 0, 0] = 0
-    return np.stack(np.gradient(fft.idctn(spectrum, type=2))).astype(np.float32)
+    return np.asarray(np.gradient(fft.idctn(spectrum, type=2)), dtype=np.float32)
 
 
 def random_velocity(rng: np.random.Generator, shape: tuple[int, ...], *, sd: float, length: float) -> Array:

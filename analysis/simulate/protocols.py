@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .clinic import Clinic
 from .geometry import FLIP, ORIENTATIONS, Stack, Vector
@@ -128,7 +129,7 @@ def volumes(clinic: Clinic, head: Head, kind: str) -> Series:
 def cover(
     head: Head,
     orientation: str,
-    tilt: np.ndarray,
+    tilt: npt.NDArray[np.float64],
     *,
     matrix: int,
     pixel_mm: float,
@@ -149,7 +150,7 @@ def cover(
 
 def _rounded(direction: Vector) -> Vector:
     """Unit vector that survives DICOM's sixteen characters a number."""
-    return np.round(direction / np.linalg.norm(direction), 12)
+    return np.asarray(np.round(direction / np.linalg.norm(direction), 12), dtype=np.float64)
 
 
 def _sequence(contrast: str, rng: np.random.Generator) -> tuple[str, Sequence]:

@@ -59,8 +59,8 @@ class Head:
         anatomy = self.anatomy
         held = np.asarray(anatomy.fractions.sum(axis=0)).reshape(anatomy.grid_shape) > 0
         nodes = deform.lattice(anatomy.grid_shape) + self.fields[:3].movedim(0, -1) / anatomy.grid_mm
-        held = torch.from_numpy(held.astype(np.float32))[None]
-        return np.asarray(deform.sample(held, nodes)[0].numpy() > 0)
+        share = torch.from_numpy(held.astype(np.float32))[None]
+        return np.asarray(deform.sample(share, nodes)[0].numpy() > 0)
 
     def intracranial_points_mm(self) -> npt.NDArray[np.float64]:
         """Middles of those blocks in the scanner (N, 3), right, anterior, superior."""
