@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from analysis.errors import DataError, ToolError
+from analysis.errors import ConfigurationError, DataError, ToolError
 from synthsr import files
 
 from .bids import extension
@@ -53,13 +53,13 @@ def from_dicom(paths: Sequence[Path], target: Path, *, n_slices: int, spacing_mm
     Raises
     ------
     DataError
-        If a file is gone, or the result is not one three-dimensional image of this geometry.
+        If the result is not one three-dimensional image of this geometry.
+    ConfigurationError
+        If a file is gone.
     ToolError
         If dcm2niix is not there.
     """
-    gone = sum(not path.is_file() for path in paths)
-    if gone or not paths:
-        raise DataError(f"{gone} of the {len(paths)} files of the series are gone; run the inventory again")
+    _check_presence(paths)
     with tempfile.TemporaryDirectory(prefix="convert-") as folder:
         source, output = Path(folder, "dicom"), Path(folder, "nifti")
         source.mkdir()
@@ -95,9 +95,10 @@ def from_bids(path: Path, target: Path) -> None:
     ------
     DataError
         If it cannot be read, has more than three dimensions, values that are not finite, or only one value.
+    ConfigurationError
+        If it is gone.
     """
-    if not path.is_file():
-        raise DataError(f"{path.name}: is gone; run the inventory again")
+    _check_presence([path])
     try:
         image = nib.load(path)
         _check_values(image, path.name)
@@ -129,6 +130,16 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path.name}: is not a JSON object; mend or remove it")
     return content
+
+
+def _check_presence(paths: Sequence[Path]) -> None:
+    """Stop, rather than reject the scan: an archive that is not mounted says nothing about its scans."""
+    gone = sum(not path.is_file() for path in paths)
+    if gone:
+        raise ConfigurationError(
+            f"{gone} of the {len(paths)} files of a series are gone since the inventory; "
+            "see that the archive is where it was, or run the inventory again"
+        )
 
 
 def _dcm2niix(source: Path, output: Path) -> None:

@@ -144,14 +144,19 @@ def test_again_gives_the_same_bytes_and_touches_nothing(tmp_path: Path) -> None:
     assert contents(results) == before
 
 
-def test_files_that_vanish_are_a_row(tmp_path: Path) -> None:
-    paths = maker.write_series(tmp_path / "export")
+def test_files_that_vanish_stop_the_job_but_not_what_is_done(tmp_path: Path, capsys) -> None:
+    maker.write_series(tmp_path / "export")
     assert inventory(tmp_path) == 0
-    paths[0].unlink()
-    (row,) = convert(tmp_path).to_dict("records")
-    assert row["status"] == batch.REJECTED
-    assert "1 of the 20 files" in row["reason"] and "inventory" in row["reason"]
+    (tmp_path / "export").rename(tmp_path / "away")
+    folders = ["--out", str(tmp_path / "results"), "--private", str(tmp_path / "private")]
+    table = str(Results(tmp_path / "results").batch("select", "0001"))
+    assert main(["convert", table, *folders]) == 78
+    assert "20 of the 20 files" in (message := capsys.readouterr().err) and "run the inventory again" in message
     assert not list((tmp_path / "results").rglob("*.nii.gz"))
+    (tmp_path / "away").rename(tmp_path / "export")
+    assert list(convert(tmp_path).status) == [batch.DONE]
+    (tmp_path / "export").rename(tmp_path / "away")
+    assert list(convert(tmp_path).status) == [batch.DONE]
 
 
 def test_series_found_broken_later_is_rejected(tmp_path: Path) -> None:
@@ -240,3 +245,13 @@ def test_bids_age_as_text_names_file_and_line(tmp_path: Path, noise: np.ndarray,
     message = capsys.readouterr().err
     assert all(part in message for part in ("participants.tsv", "line 2", "thirty", "write a number or n/a"))
     assert not (tmp_path / "results").exists()
+
+
+def test_missing_dcm2niix_stops_the_job(tmp_path: Path, monkeypatch, capsys) -> None:
+    maker.write_series(tmp_path / "export")
+    assert inventory(tmp_path) == 0
+    monkeypatch.setattr("dcm2niix.bin", str(tmp_path / "nowhere" / "dcm2niix"))
+    folders = ["--out", str(tmp_path / "results"), "--private", str(tmp_path / "private")]
+    assert main(["convert", str(Results(tmp_path / "results").batch("select", "0001")), *folders]) == 69
+    assert "dcm2niix cannot be started" in capsys.readouterr().err
+    assert not (tmp_path / "results" / "batches" / "convert").exists()
