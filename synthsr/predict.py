@@ -81,7 +81,7 @@ class Predictor:
         except DataError as error:
             raise DataError(f"{source}: {error}") from error
         predicted = inference.run(self.weights.network, image, flip=flip)[0, 0]
-        grey = predicted.mul_(FULL_SCALE_GREY).clamp_(*CLIP_GREY).numpy()
+        grey = (predicted * FULL_SCALE_GREY).clamp(*CLIP_GREY).numpy()
         if not np.isfinite(grey).all():
             raise DataError(f"{source}: the network's output is not finite")
         io.save(grey, grid, target)
