@@ -166,9 +166,10 @@ def _plane(centre: Array, across: int, up: int) -> Array:
 
 def _sample(data: Array, affine: Array, points: Array, *, order: int, outside: float = 0.0) -> Array:
     inverse = np.linalg.inv(affine)
-    voxels: Any = np.moveaxis(points @ inverse[:3, :3].T + inverse[:3, 3], -1, 0)
-    values: Any = data if order == 0 else np.nan_to_num(data.astype(np.float32))
-    return np.asarray(ndimage.map_coordinates(values, voxels, order=order, cval=outside))
+    voxels = np.moveaxis(points @ inverse[:3, :3].T + inverse[:3, 3], -1, 0)
+    values = data if order == 0 else np.nan_to_num(data.astype(np.float32))
+    interpolate: Any = ndimage.map_coordinates  # its stubs know no array of unknown type
+    return np.asarray(interpolate(values, voxels, order=order, cval=outside))
 
 
 def _grey(values: Array, black: float, white: float) -> Array:

@@ -182,15 +182,7 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
         "n_scans": len(used),
         "n_participants": len(people),
     }
-    reason = ""
-    if by_icv and cohort.ICV not in table:
-        reason = "the table has no ICV to correct for"
-    elif len(people) < settings.minimum_participants:
-        reason = f"{len(people)} participants, {settings.minimum_participants} are the least"
-    elif np.ptp(age) < settings.minimum_range_years:
-        reason = f"ages span {np.ptp(age):.3g} years, {settings.minimum_range_years:g} are the least"
-    elif not np.median(np.abs(y - np.median(y))) > 0:
-        reason = "more than half of the volumes are the same"
+    reason = _why_not(used, structure, settings)
     if reason:
         summary["note"] = "; ".join([f"not fitted: {reason}", *remarks])
         return StructureFit(summary, pd.DataFrame(columns=list(CURVE_COLUMNS)), age, y)
@@ -236,6 +228,29 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
     return StructureFit(summary, curve, age, y - covariates @ fit.location[0, k:])
 
 
+def _why_not(used: pd.DataFrame, structure: str, settings: Settings) -> str:
+    """Why these rows cannot be fitted; empty if they can."""
+    import numpy as np
+
+    from . import cohort
+
+    volume, age = used[structure].to_numpy(dtype=float), used["age_years"].to_numpy(dtype=float)
+    n_participants = used["participant_id"].nunique()
+    by_icv = structure != cohort.ICV
+    if by_icv and cohort.ICV not in used:
+        return "the table has no ICV to correct for"
+    if n_participants < settings.minimum_participants:
+        return f"{n_participants} participants, {settings.minimum_participants} are the least"
+    if np.ptp(age) < settings.minimum_range_years:
+        return f"ages span {np.ptp(age):.3g} years, {settings.minimum_range_years:g} are the least"
+    if not np.median(np.abs(volume - np.median(volume))) > 0:
+        return "more than half of the volumes are the same"
+    design = np.column_stack([np.ones_like(age), age, _covariates(used, by_icv=by_icv)[1]])
+    if np.linalg.matrix_rank(_comparable(design)) < design.shape[1]:
+        return "age, ICV and sex cannot be told apart"
+    return ""
+
+
 def _covariates(used: pd.DataFrame, *, by_icv: bool) -> tuple[list[str], Array]:
     """ICV from its mean (mm³) and sex from the mean of the sexes (−½ F, ½ M); a constant one is left out."""
     import numpy as np
@@ -250,6 +265,14 @@ def _covariates(used: pd.DataFrame, *, by_icv: bool) -> tuple[list[str], Array]:
     return list(found), np.column_stack([*found.values()]) if found else np.empty((len(used), 0))
 
 
+def _comparable(columns: Array) -> Array:
+    """Columns of one size, so that mm³ do not drown years."""
+    import numpy as np
+
+    largest = np.abs(columns).max(axis=0, initial=0)
+    return columns / np.where(largest > 0, largest, 1)
+
+
 def _linear_fit(y: Array, age: Array, covariates: Array, groups: Any, confidence: float) -> dict[str, float]:
     """Slope of the corrected volume on age, its interval and p (t, participants − 1 degrees of freedom), Pearson's r.
 
@@ -259,8 +282,7 @@ def _linear_fit(y: Array, age: Array, covariates: Array, groups: Any, confidence
     import numpy as np
     from scipy import stats
 
-    design = np.column_stack([np.ones_like(age), age - age.mean(), covariates])
-    design[:, 2:] /= np.maximum(np.abs(design[:, 2:]).max(axis=0, initial=0), 1e-12)
+    design = np.column_stack([np.ones_like(age), age - age.mean(), _comparable(covariates)])
     coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
     residual = y - design @ coefficients
     bread = np.linalg.pinv(design.T @ design)
@@ -269,7 +291,7 @@ def _linear_fit(y: Array, age: Array, covariates: Array, groups: Any, confidence
     for group in range(n_groups):
         rows = groups == group
         leverage = design[rows] @ bread @ design[rows].T
-        scores[group] = design[rows].T @ np.linalg.solve(np.eye(len(leverage)) - leverage, residual[rows])
+        scores[group] = design[rows].T @ np.linalg.pinv(np.eye(len(leverage)) - leverage) @ residual[rows]
     variance = (n_groups - 1) / n_groups * bread @ scores.T @ scores @ bread
     slope, error = coefficients[1], np.sqrt(variance[1, 1])
     reach = stats.t.ppf((1 + confidence) / 2, n_groups - 1) * error

@@ -23,9 +23,13 @@ Array = npt.NDArray[np.floating[Any]]
 
 #: Half-width of the rounded kink, as a fraction of the mean absolute residual.
 KINK = 0.02
+#: Least distance between knots, as a fraction of the range.
+KNOT_GAP = 0.02
 #: Weight of the prior that pulls the log-scale at each knot to the mean over knots, in observations. It keeps the
 #: likelihood bounded where a lone patient at the end of the age range could be met exactly with a vanishing scale.
 PRIOR_OBSERVATIONS = 1.0
+#: Least scale to start from, as a fraction of the median absolute deviation: values may lie exactly on a curve.
+LEAST_SCALE = 1e-6
 #: A fit ends when no median moves by more than this fraction of the mean absolute residual, no log-scale by more.
 TOLERANCE = 1e-3
 MAX_ITERATIONS = 500
@@ -45,8 +49,16 @@ class NaturalSpline:
 
     @classmethod
     def at_quantiles(cls, x: Array, n_knots: int) -> NaturalSpline:
-        """Knots at equally spaced quantiles from 5 % to 95 % (Harrell, Regression Modeling Strategies, table 2.3)."""
-        return cls(np.unique(np.quantile(x, np.linspace(0.05, 0.95, n_knots))))
+        """Knots at equally spaced quantiles from 5 % to 95 % (Harrell, Regression Modeling Strategies, table 2.3).
+
+        Knots nearer to their neighbour than :data:`KNOT_GAP` fall together; if one is left, the ends of ``x`` serve.
+        """
+        wanted = np.quantile(x, np.linspace(0.05, 0.95, n_knots))
+        knots = list(wanted[:1])
+        for knot in wanted[1:]:
+            if knot - knots[-1] >= KNOT_GAP * np.ptp(x):
+                knots.append(knot)
+        return cls(np.array(knots if len(knots) > 1 else [x.min(), x.max()]))
 
     def design(self, x: Array) -> Array:
         """Basis at ``x``, shape (len(x), number of knots); its rows sum to one."""
@@ -109,12 +121,13 @@ def fit(
         If more than half of the observations are the same, so that a scale does not exist.
     """
     weights = np.ones((1, len(y))) if weights is None else weights
-    unit = np.median(np.abs(y - np.median(y)))
+    unit = float(np.median(np.abs(y - np.median(y))))
     if not unit > 0:
         raise ValueError("more than half of the values are the same")
     if start is None:
         beta = np.linalg.lstsq(location, y, rcond=None)[0]
-        start = LaplaceFit(beta[None], np.full((1, log_scale.shape[1]), np.log(np.mean(np.abs(y - location @ beta)))))
+        scale = max(float(np.mean(np.abs(y - location @ beta))), LEAST_SCALE * unit)
+        start = LaplaceFit(beta[None], np.full((1, log_scale.shape[1]), np.log(scale)))
     n_sets, p, q = len(weights), location.shape[1], log_scale.shape[1]
     found = LaplaceFit(np.repeat(start.location, n_sets, axis=0), np.repeat(start.log_scale, n_sets, axis=0))
     prior = PRIOR_OBSERVATIONS * (np.eye(q) - 1 / q)

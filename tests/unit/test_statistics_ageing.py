@@ -161,6 +161,24 @@ def test_one_sex_unknown_sex_and_missing_values(tmp_path):
     assert "Nobody's sex" in (tmp_path / "out" / "ageing.json").read_text()
 
 
+def test_degenerate_cohorts_give_numbers_or_a_reason():
+    settings, table = ageing.Settings(replicates=100), simulate(0, 40)
+    men = ["sub-3"]
+    one_man = ageing.fit_structure(table.assign(male=table["participant_id"].isin(men) * 1.0), "Hippocampus", settings)
+    assert np.isfinite(one_man.summary["p_value"]) and len(one_man.curve)
+    bound = ageing.fit_structure(table.assign(ICV=1.4e6 + 1e5 * table["male"]), "Hippocampus", settings)
+    assert "cannot be told apart" in bound.summary["note"]
+    without_icv = ageing.fit_structure(table.drop(columns="ICV"), "Hippocampus", settings)
+    assert "no ICV" in without_icv.summary["note"] and without_icv.curve.empty
+    ages = np.where(np.arange(len(table)) < 2, 70.0, 50.0)
+    assert np.isfinite(
+        ageing.fit_structure(table.assign(age_years=ages), "Hippocampus", settings).curve["median_mm3"]
+    ).all()
+    exact = ageing.fit_structure(table.assign(Hippocampus=100 - table["age_years"]), "Hippocampus", settings)
+    assert exact.summary["slope_mm3_per_year"] == pytest.approx(-1)
+    np.testing.assert_allclose(exact.curve["median_mm3"], 100 - exact.curve["age_years"], atol=0.01)
+
+
 def test_text_for_an_age_names_file_and_line(tmp_path, capsys):
     volumes, people = write_inputs(tmp_path, simulate(0, 20))
     lines = people.read_text().splitlines()
