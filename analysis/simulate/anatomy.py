@@ -33,6 +33,8 @@ BELOW_BRAIN_MM = 10
 NECK_MM = 60
 #: Thickness given to the skin.
 SKIN_MM = 2
+#: Bright tissue deeper than this is muscle, marrow or mucosa rather than the fat under the skin.
+SCALP_MM = 12
 #: What is darker than this part of white matter is taken for air when the head is looked for.
 AIR = 0.1
 WHITE_MATTER = (2, 41)
@@ -146,9 +148,17 @@ def around_brain(t1: npt.NDArray[np.float32], brain: npt.NDArray[np.uint16]) -> 
     -------
     numpy.ndarray
         ``brain`` with 515 (bone, air), 507 (soft tissue) and 511 (fat) for the dark, middle and bright of three
-        clusters of intensity, 511 also within ``SKIN_MM`` of the air around the head; 0 outside the head and further
-        than ``NECK_MM`` below the brain. Holes of ``brain`` count as fluid (24).
+        clusters of intensity, 511 also within ``SKIN_MM`` of the air around the head and never deeper than
+        ``SCALP_MM``; 0 outside the head and further than ``NECK_MM`` below the brain. Holes of ``brain`` count as
+        fluid (24).
+
+    Raises
+    ------
+    DataError
+        If the segmentation has no white matter, to which intensities are related.
     """
+    if not np.isin(brain, WHITE_MATTER).any():
+        raise DataError(f"the segmentation has no cerebral white matter (labels {WHITE_MATTER})")
     inside = ndimage.binary_fill_holes(brain > 0)
     white = float(np.median(t1[np.isin(brain, WHITE_MATTER)]))
     smooth = ndimage.gaussian_filter(t1, 0.7)
@@ -166,7 +176,9 @@ def around_brain(t1: npt.NDArray[np.float32], brain: npt.NDArray[np.uint16]) -> 
         cluster.vq.kmeans2(smooth[around][:, None], np.percentile(smooth[around], [10, 50, 90])[:, None])[0].ravel()
     )
     classes = np.array([BONE, SOFT, FAT], dtype=np.uint16)[np.digitize(smooth, (levels[1:] + levels[:-1]) / 2)]
-    classes[ndimage.distance_transform_edt(head) <= SKIN_MM] = FAT
+    depth_mm = ndimage.distance_transform_edt(head)
+    classes[(classes == FAT) & (depth_mm > SCALP_MM)] = SOFT
+    classes[depth_mm <= SKIN_MM] = FAT
     return np.where(inside, np.where(brain > 0, brain, FLUID), np.where(head, classes, 0)).astype(np.uint16)
 
 

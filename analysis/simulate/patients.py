@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import PchipInterpolator
 
+from synthsr import labels
+
 from .anatomy import FLUID, Anatomy
 from .clinic import Clinic
 from .geometry import ORIENTATIONS
@@ -181,10 +183,10 @@ def _deviation(clinic: Clinic, anatomy: Anatomy, rng: np.random.Generator) -> np
     names = sorted({structure(number) for number in anatomy.structures})
     shared = dict(zip(names, rng.standard_normal(len(names)), strict=True))
     own = rng.standard_normal(len(anatomy.structures))
-    sd = [clinic.ventricle_spread if "Vent" in structure(n) and "DC" not in structure(n) else clinic.volume_spread
-          for n in anatomy.structures]  # fmt: skip
+    fluid = [labels.by_number()[number].tissue == "csf" for number in anatomy.structures]
+    sd = np.where(fluid, clinic.ventricle_spread, clinic.volume_spread)
     both = np.array([shared[structure(number)] for number in anatomy.structures])
-    return np.asarray(np.array(sd) * (np.sqrt(0.8) * both + np.sqrt(0.2) * own))
+    return np.asarray(sd * (np.sqrt(0.8) * both + np.sqrt(0.2) * own))
 
 
 def stream(seed: int, patient: int, purpose: int, scan: int = 0) -> np.random.Generator:

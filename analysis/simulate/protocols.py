@@ -91,7 +91,7 @@ class Series:
 
 def scan(clinic: Clinic, head: Head, contrast: str, orientation: str, rng: np.random.Generator) -> Series:
     """Draw a diagnostic series that covers the whole intracranial space."""
-    kind, sequence = _sequence(contrast, rng)
+    kind, sequence = draw_sequence(contrast, rng)
     spacing = rng.uniform(clinic.spacing_min_mm, clinic.spacing_max_mm)
     # Written in DICOM with this many digits: what is rendered is what the header says.
     spacing = round(float(spacing), 2)
@@ -153,7 +153,7 @@ def _rounded(direction: Vector) -> Vector:
     return np.asarray(np.round(direction / np.linalg.norm(direction), 12), dtype=np.float64)
 
 
-def _sequence(contrast: str, rng: np.random.Generator) -> tuple[str, Sequence]:
+def draw_sequence(contrast: str, rng: np.random.Generator) -> tuple[str, Sequence]:
     """Kind and sequence of a contrast, within the ranges of routine protocols at 1.5 T."""
     repetition, echo, either = rng.random(3)
     if contrast == "T2w":

@@ -26,14 +26,14 @@ def head() -> render.Head:
     [("T1w", (FLUID, GREY, WHITE)), ("T2w", (WHITE, GREY, FLUID)), ("FLAIR", (FLUID, WHITE, GREY))],
 )
 def test_contrasts(contrast: str, rising: tuple[str, ...], draw: int) -> None:
-    _, sequence = protocols._sequence(contrast, np.random.default_rng(draw))
+    _, sequence = protocols.draw_sequence(contrast, np.random.default_rng(draw))
     levels = [tissues.signal(tissues.table()[name], sequence) for name in rising]
     assert levels == sorted(levels)
     assert levels[-1] > 1.1 * levels[0]
 
 
 def test_flair_nulls_fluid() -> None:
-    _, sequence = protocols._sequence("FLAIR", np.random.default_rng(0))
+    _, sequence = protocols.draw_sequence("FLAIR", np.random.default_rng(0))
     fluid, white = (tissues.signal(tissues.table()[name], sequence) for name in (FLUID, WHITE))
     assert fluid < 0.1 * white
 
