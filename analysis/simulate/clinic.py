@@ -75,7 +75,7 @@ class Clinic:
     volume_spread: float = 0.04
     ventricle_spread: float = 0.15
     shape_mm: float = 2.5
-    shape_length_mm: float = 25.0
+    shape_length_mm: float = 30.0
     rotation_deg: float = 4.0
     translation_mm: float = 4.0
     grid_mm: int = 2
