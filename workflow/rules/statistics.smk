@@ -23,7 +23,7 @@ rule ageing:
         "benchmarks/ageing-{level}.tsv"
     params:
         knots=config["ageing"]["knots"],
-        folder=RESULTS.statistics("ageing-{level}"),
+        folder=subpath(output[0], parent=True),
     shell:
         "{PYTHON:q} -m analysis ageing {input.volumes:q} --participants {input.participants:q}"
         " --knots {params.knots} --out {params.folder:q} > {log:q} 2>&1"
@@ -43,7 +43,7 @@ rule agreement:
     benchmark:
         "benchmarks/agreement.tsv"
     params:
-        folder=RESULTS.statistics("agreement"),
+        folder=subpath(output[0], parent=True),
     shell:
         "{PYTHON:q} -m analysis agreement {input.volumes:q} {input.truth:q} --links {input.links:q}"
         " --out {params.folder:q} > {log:q} 2>&1"

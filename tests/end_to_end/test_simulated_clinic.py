@@ -1,0 +1,108 @@
+"""From simulated DICOM to the report, with bad files among them; run again, and repaired."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from analysis import cli, tsv
+from analysis.layout import Results
+
+Run = Callable[..., str]
+
+
+CLINIC = """\
+seed: 5
+patients: 3
+second_scans: 1
+localizers: 1
+four_dimensional: 1
+truth_mm: 1
+"""
+
+
+class Study:
+    """A clinic, the study made of it, and the command that makes it."""
+
+    def __init__(self, root: Path, snakemake: Run) -> None:
+        self.root, self.study, self.clinic = root, root / "study", root / "clinic"
+        self.results, self._snakemake = Results(self.study / "results"), snakemake
+
+    def run(self, *arguments: str) -> str:
+        config = [f"dicom={self.clinic / 'dicom'}", f"truth={self.clinic / 'truth.tsv'}", "batch_size=2"]
+        return self._snakemake(self.study, *arguments, "--config", *config)
+
+    def state(self) -> dict[str, tuple[int, str]]:
+        """Time and hash of every file of the scans."""
+        folders = [self.results.root / name for name in ("rawdata", "synthsr", "segmentation-embedded", "batches")]
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        return {
+            path.relative_to(self.results.root).as_posix(): (
+                path.stat().st_mtime_ns,
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+            )
+            for path in files
+        }
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, snakemake: Run) -> Study:
+    """Three patients, four scans, a localizer, a 4-D series, and two files that are no images."""
+    made = Study(tmp_path_factory.mktemp("clinic"), snakemake)
+    config = made.root / "clinic.yaml"
+    config.write_text(CLINIC)
+    assert cli.main(["simulate", str(config), "--out", str(made.clinic), "--jobs", "2"]) == 0
+    (made.clinic / "dicom" / "notes.dcm").write_text("This is a text file.\n")
+    some = sorted((made.clinic / "dicom").rglob("*.dcm"))[-1]
+    (made.clinic / "dicom" / "cut.dcm").write_bytes(some.read_bytes()[:200])
+    made.run()
+    return made
+
+
+def test_every_series_has_a_decision(study: Study) -> None:
+    series = tsv.read(study.results.series)
+    included = series[series["decision"] == "include"]
+    assert len(included) == 4
+    assert (series.loc[series["decision"] == "exclude", "reason"] != "").all()
+    gate = tsv.read(study.results.gate)
+    assert set(gate["scan_id"]) == set(included["scan_id"])
+    assert (gate["included"] == "yes").all(), gate
+
+
+def test_intracranial_volume_is_near_the_truth(study: Study) -> None:
+    agreement = tsv.read(study.results.statistics("agreement") / "agreement.tsv", numbers=["bias_percent"])
+    icv = agreement.set_index("structure").loc["ICV"]
+    assert abs(icv["bias_percent"]) < 10
+
+
+def test_nothing_outside_private_names_a_patient(study: Study) -> None:
+    patients = tsv.read(study.clinic / "patients.tsv")
+    secrets = {text.encode() for text in (*patients["patient_id"], *patients["study_uid"])}
+    for folder in ("results", "logs"):
+        for path in (study.study / folder).rglob("*"):
+            if path.is_file():
+                content = path.read_bytes()
+                assert not [secret for secret in secrets if secret in content], path
+
+
+def test_second_run_does_nothing(study: Study) -> None:
+    before = study.state()
+    assert "Nothing to be done" in study.run()
+    assert study.state() == before
+
+
+def test_repair_remakes_what_was_deleted_and_nothing_else(study: Study) -> None:
+    before = study.state()
+    scan_id = tsv.read(study.results.gate)["scan_id"].iloc[0]
+    deleted = study.results.synthetic(scan_id)
+    deleted.unlink()
+    study.run("--forcerun", "convert", "synthesise", "segment")
+    after = study.state()
+    name = deleted.relative_to(study.results.root).as_posix()
+    assert after[name][1] == before[name][1]
+    changed = {path for path in before if after[path] != before[path]}
+    assert changed == {name}
+    assert "Nothing to be done" in study.run()
