@@ -48,9 +48,7 @@ def judge(icv_mm3: float) -> str:
     """Reason to leave a segmented scan out; empty if there is none."""
     litres = icv_mm3 / 1e6
     if not icv_mm3 >= ICV_MINIMUM_MM3:
-        return (
-            f"ICV {litres:.2f} l is under {ICV_MINIMUM_MM3 / 1e6} l: not a whole head, or a failed segmentation"
-        )
+        return f"ICV {litres:.2f} l is under {ICV_MINIMUM_MM3 / 1e6} l: not a whole head, or a failed segmentation"
     if icv_mm3 > ICV_MAXIMUM_MM3:
         return f"ICV {litres:.2f} l is over {ICV_MAXIMUM_MM3 / 1e6} l: failed segmentation"
     return ""

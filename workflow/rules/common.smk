@@ -1,4 +1,5 @@
 # Configuration, paths and wildcards; no science.
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ validate(config, f"{workflow.basedir}/workflow/schemas/config.schema.yaml")
 
 RESULTS = Results(Path("results"))
 PRIVATE = Private(Path(config["private"]))
-PYTHON = sys.executable
+
+# Commands run in the environment that Snakemake runs in, whether or not it is activated.
+shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
 wildcard_constraints:

@@ -11,13 +11,15 @@ checkpoint inventory:
         "logs/inventory.log",
     benchmark:
         "benchmarks/inventory.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
     params:
         format=SOURCE_FORMAT,
         private=PRIVATE.root,
         results=RESULTS.root,
         batch_size=config["batch_size"],
     shell:
-        "{PYTHON:q} -m analysis inventory {input:q} --format {params.format} --out {params.results:q}"
+        "python -m analysis inventory {input:q} --format {params.format} --out {params.results:q}"
         " --private {params.private:q} --batch-size {params.batch_size} > {log:q} 2>&1"
 
 
@@ -30,9 +32,11 @@ rule convert:
         "logs/convert/batch-{batch}.log",
     benchmark:
         "benchmarks/convert/batch-{batch}.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
     params:
         private=PRIVATE.root,
         results=RESULTS.root,
     shell:
-        "{PYTHON:q} -m analysis convert {input:q} --private {params.private:q} --out {params.results:q}"
+        "python -m analysis convert {input:q} --private {params.private:q} --out {params.results:q}"
         " > {log:q} 2>&1"

@@ -12,10 +12,12 @@ rule gate:
         "logs/gate.log",
     benchmark:
         "benchmarks/gate.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
     params:
         results=RESULTS.root,
     shell:
-        "{PYTHON:q} -m analysis gate --out {params.results:q} > {log:q} 2>&1"
+        "python -m analysis gate --out {params.results:q} > {log:q} 2>&1"
 
 
 rule tables:
@@ -33,7 +35,9 @@ rule tables:
         "logs/tables.log",
     benchmark:
         "benchmarks/tables.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
     params:
         results=RESULTS.root,
     shell:
-        "{PYTHON:q} -m analysis tables --out {params.results:q} > {log:q} 2>&1"
+        "python -m analysis tables --out {params.results:q} > {log:q} 2>&1"

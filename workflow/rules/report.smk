@@ -12,8 +12,10 @@ rule report:
         "logs/report.log",
     benchmark:
         "benchmarks/report.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
     params:
         results=RESULTS.root,
         folder=RESULTS.report.parent,
     shell:
-        "{PYTHON:q} -m analysis report {params.results:q} --out {params.folder:q} > {log:q} 2>&1"
+        "python -m analysis report {params.results:q} --out {params.folder:q} > {log:q} 2>&1"

@@ -10,6 +10,8 @@ rule segment:
         "logs/segment/batch-{batch}.log",
     benchmark:
         "benchmarks/segment/batch-{batch}.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
     threads: 4
     params:
         results=RESULTS.root,
@@ -17,5 +19,5 @@ rule segment:
         weights_hash=weights_hash("segmentation"),
         device=config["device"],
     shell:
-        "{PYTHON:q} -m analysis segment {input:q} --out {params.results:q} --weights {params.weights:q}"
+        "python -m analysis segment {input:q} --out {params.results:q} --weights {params.weights:q}"
         " --device {params.device:q} --threads {threads} > {log:q} 2>&1"

@@ -21,11 +21,13 @@ rule ageing:
         "logs/ageing-{level}.log",
     benchmark:
         "benchmarks/ageing-{level}.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
     params:
         knots=config["ageing"]["knots"],
         folder=subpath(output[0], parent=True),
     shell:
-        "{PYTHON:q} -m analysis ageing {input.volumes:q} --participants {input.participants:q}"
+        "python -m analysis ageing {input.volumes:q} --participants {input.participants:q}"
         " --knots {params.knots} --out {params.folder:q} > {log:q} 2>&1"
 
 
@@ -42,8 +44,10 @@ rule agreement:
         "logs/agreement.log",
     benchmark:
         "benchmarks/agreement.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
     params:
         folder=subpath(output[0], parent=True),
     shell:
-        "{PYTHON:q} -m analysis agreement {input.volumes:q} {input.truth:q} --links {input.links:q}"
+        "python -m analysis agreement {input.volumes:q} {input.truth:q} --links {input.links:q}"
         " --out {params.folder:q} > {log:q} 2>&1"

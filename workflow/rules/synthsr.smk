@@ -10,6 +10,8 @@ rule synthesise:
         "logs/synthesise/batch-{batch}.log",
     benchmark:
         "benchmarks/synthesise/batch-{batch}.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
     threads: 4
     params:
         results=RESULTS.root,
@@ -17,5 +19,5 @@ rule synthesise:
         weights_hash=weights_hash("synthsr"),
         device=config["device"],
     shell:
-        "{PYTHON:q} -m analysis synthesise {input:q} --out {params.results:q} --weights {params.weights:q}"
+        "python -m analysis synthesise {input:q} --out {params.results:q} --weights {params.weights:q}"
         " --device {params.device:q} --threads {threads} > {log:q} 2>&1"
