@@ -71,3 +71,10 @@ def statistics_tables():
     if config["truth"]:
         tables.append(RESULTS.statistics("agreement") / "agreement.tsv")
     return tables
+
+
+def volumes_of_level(wildcards):
+    """Table of volumes at scan or session level."""
+    return {"scans": RESULTS.volumes, "sessions": RESULTS.session_volumes}[
+        wildcards.level
+    ]

@@ -1,13 +1,6 @@
 # Stage 7: cohort statistics.
 
 
-def volumes_of_level(wildcards):
-    """Table of volumes at scan or session level."""
-    return {"scans": RESULTS.volumes, "sessions": RESULTS.session_volumes}[
-        wildcards.level
-    ]
-
-
 rule ageing:
     input:
         volumes=volumes_of_level,
