@@ -73,7 +73,7 @@ def main() -> None:
                 synthetic = inference.run(predictor.weights.network, made.image, flip=given.flip)
                 l1.append(float((synthetic - made.target).abs().mean()) * 255)
                 for image, scores in ((made.image, direct), (as_segmenter_input(synthetic), through)):
-                    predicted = segmenter.posteriors(image, flip=given.flip).argmax(0)
+                    predicted = segmenter.segment(image, flip=given.flip)[0]
                     scores.append(losses.hard_dice(predicted, made.channel[0], channels)[main_labels])
         result[name] = {
             "dice": float(torch.stack(direct).nanmean()),

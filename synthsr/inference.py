@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import preprocess
 from .errors import ConfigurationError
 from .networks import UNet
+
+#: Side of the cube that networks with instance norm see; the largest field of view in training.
+FIELD_VOXELS = 192
+#: Crown of the head to the centre of the cerebrum.
+CROWN_TO_CENTRE_VOXELS = 75
+#: Part of the head below the crown that tells its middle.
+UPPER_HEAD_VOXELS = 100
+#: Share of bright voxels beyond either edge of the head: noise and wrapped tissue.
+EDGE_SHARE = 0.002
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -53,15 +61,57 @@ def ready(network: UNet, device: torch.device) -> UNet:
     return placed
 
 
+def placement(network: UNet, image: Tensor) -> list[int]:
+    """Zeros to add to (negative: voxels to cut from) a scan before the network sees it, as ``F.pad`` takes them.
+
+    Networks with batch norm get the whole scan, padded to a multiple of 32 as in the reference implementation. Instance
+    norm depends on how much of the field of view is head, so such networks get what they were trained on: a cube of
+    :data:`FIELD_VOXELS` about the cerebrum.
+
+    Parameters
+    ----------
+    network
+        Decides which of the two.
+    image
+        Prepared scan, shape (1, c, x, y, z), RAS, 1 mm, in [0, 1].
+    """
+    if network.config.norm == "batch":
+        return preprocess.padding_to_multiple(
+            image.shape[-3:], max(preprocess.PADDING_MULTIPLE, network.config.multiple)
+        )
+    padding: list[int] = []
+    for size, centre in zip(image.shape[-3:], cerebrum_centre(image[0, 0]), strict=True):
+        before = FIELD_VOXELS // 2 - centre
+        padding = [before, FIELD_VOXELS - size - before, *padding]
+    return padding
+
+
+def cerebrum_centre(image: Tensor) -> tuple[int, int, int]:
+    """Voxel near the centre of the cerebrum, from where the head is bright.
+
+    Left/right and front/back: the middle of what is brighter than the mean in the upper part of the head, where neither
+    face nor neck are; up/down: a fixed distance below the crown.
+
+    Parameters
+    ----------
+    image
+        Shape (x, y, z), RAS, 1 mm.
+    """
+    bright = image > image.mean()
+
+    def extent(profile: Tensor) -> tuple[int, int]:
+        share = profile.double().cumsum(0) / profile.sum().clamp_min(1)
+        inside = torch.nonzero((share > EDGE_SHARE) & (share < 1 - EDGE_SHARE)).flatten()
+        return (int(inside[0]), int(inside[-1])) if len(inside) else (0, len(profile) - 1)
+
+    crown = extent(bright.sum((0, 1)))[1]
+    upper = bright[:, :, max(0, crown - UPPER_HEAD_VOXELS) : crown + 1]
+    x, y = ((sum(extent(upper.sum(axes))) + 1) // 2 for axes in ((1, 2), (0, 2)))
+    return x, y, max(crown - CROWN_TO_CENTRE_VOXELS, 0)
+
+
 @torch.inference_mode()
-def run(
-    network: UNet,
-    image: Tensor,
-    *,
-    flip: bool = True,
-    activation: Callable[[Tensor], Tensor] = lambda x: x,
-    unflip: Callable[[Tensor], Tensor] = lambda x: x,
-) -> Tensor:
+def run(network: UNet, image: Tensor, *, flip: bool = True) -> Tensor:
     """Average of the network's answers for a scan and its left/right mirror image.
 
     Parameters
@@ -72,21 +122,15 @@ def run(
         From :func:`synthsr.preprocess.prepare`, shape (1, c, x, y, z), RAS (so that axis 2 is left/right).
     flip
         Average with the mirrored pass; without it, one pass.
-    activation
-        Applied to each pass's output before averaging (softmax, for posteriors).
-    unflip
-        Applied to the mirrored pass's channels (swapping left and right labels).
 
     Returns
     -------
-    Shape (1, out, x, y, z), float32, on the CPU, cut back to the scan's grid.
+    Shape (1, out, x, y, z), float32, on the CPU, on the scan's grid; zero where the network did not look.
     """
-    device = next(network.parameters()).device
-    multiple = max(preprocess.PADDING_MULTIPLE, network.config.multiple)
-    padded, window = preprocess.pad_to_multiple(image.to(device), multiple)
-    padded = padded.contiguous(memory_format=torch.channels_last_3d)
-    result = activation(network(padded))
+    padding = placement(network, image)
+    placed = F.pad(image, padding).to(next(network.parameters()).device)
+    placed = placed.contiguous(memory_format=torch.channels_last_3d)
+    result = network(placed)
     if flip:
-        mirrored = unflip(activation(network(padded.flip(2))))
-        result = (result + mirrored.flip(2)).mul_(0.5)
-    return result[(..., *window)].float().cpu()
+        result = (result + network(placed.flip(2)).flip(2)).mul_(0.5)
+    return F.pad(result.float().cpu(), [-zeros for zeros in padding])

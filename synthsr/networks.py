@@ -37,8 +37,9 @@ class UNetConfig:
     stride
         1 for the published network; 2 to work on blocks of 2×2×2 voxels.
     norm
-        ``batch`` for the published network. ``instance`` uses the statistics of the scan at hand, in training and at
-        inference alike: training with one scan a step leaves batch norm's running statistics unfit for evaluation.
+        ``batch`` for the published network, whose skips are taken before the norm. ``instance`` uses the statistics of
+        the scan at hand, in training and at inference alike (training with one scan a step leaves batch norm's running
+        statistics unfit for evaluation), and takes its skips behind the norm: as strong as the upsampled features.
     """
 
     in_channels: int = 1
@@ -149,11 +150,10 @@ class UNet(nn.Module):
         for index, level in enumerate(self.down):
             assert isinstance(level, Level)
             x = level(x)
+            before_norm, x = x, level.norm(x)
             if index < len(self.down) - 1:
-                skips.append(x)
-                x = F.max_pool3d(level.norm(x), 2)
-            else:
-                x = level.norm(x)
+                skips.append(before_norm if self.config.norm == "batch" else x)
+                x = F.max_pool3d(x, 2)
         for level in self.up:
             assert isinstance(level, Level)
             x = torch.cat([skips.pop(), F.interpolate(x, scale_factor=2.0, mode="nearest")], dim=1)
@@ -162,7 +162,12 @@ class UNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Prediction for every voxel: (n, in, x, y, z) → (n, out, x, y, z)."""
-        return unfold(self.head(self.trunk(image)), self.config.stride)
+        return unfold(self.forward_folded(image), self.config.stride)
+
+    def forward_folded(self, image: Tensor) -> Tensor:
+        """As :meth:`forward`, on the network's own grid: (n, out·stride³, x/stride, y/stride, z/stride)."""
+        folded: Tensor = self.head(self.trunk(image))
+        return folded
 
     def forward_block(self, image: Tensor, offset: int) -> Tensor:
         """Prediction for one voxel of every block: (n, out, x/stride, y/stride, z/stride).

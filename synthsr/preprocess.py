@@ -7,13 +7,13 @@ the scan's own axes, reorient to RAS, scale to [0, 1] by minimum and maximum, pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import resample
@@ -85,19 +85,13 @@ def scale_to_unit(image: Tensor) -> Tensor:
     return (image - low) / (high - low).clamp_min(1e-12)
 
 
-def pad_to_multiple(image: Tensor, multiple: int = PADDING_MULTIPLE) -> tuple[Tensor, tuple[slice, slice, slice]]:
-    """Zero-pad the last three axes, centred (rounding down), to multiples of ``multiple``.
-
-    Returns the padded tensor and the slices that cut the original out of it.
-    """
+def padding_to_multiple(shape: Sequence[int], multiple: int = PADDING_MULTIPLE) -> list[int]:
+    """Zeros that pad three axes, centred (rounding down), to multiples of ``multiple``, as ``F.pad`` takes them."""
     padding: list[int] = []
-    window: list[slice] = []
-    for size in image.shape[-3:]:
+    for size in shape:
         total = -size % multiple
-        before = total // 2
-        padding = [before, total - before, *padding]
-        window.append(slice(before, before + size))
-    return F.pad(image, padding), (window[0], window[1], window[2])
+        padding = [total // 2, total - total // 2, *padding]
+    return padding
 
 
 def prepare(data: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], *, ct: bool = False) -> tuple[Tensor, Grid]:

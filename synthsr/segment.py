@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from . import __version__, files, inference, io, labels, preprocess
+from . import __version__, files, inference, io, labels, networks, preprocess
 from .errors import DataError
 from .predict import sidecar
 from .weights.storage import LoadedNetwork, load_network
@@ -56,12 +56,45 @@ class Segmenter:
         inference.ready(loaded.network, place)
         return cls(loaded, place)
 
-    def posteriors(self, image: Tensor, *, flip: bool = True) -> Tensor:
-        """Label probabilities of a prepared scan, shape (channels, x, y, z), float32."""
-        swap = torch.from_numpy(labels.mirror_of_channel()).to(self.device)
-        return inference.run(
-            self.weights.network, image, flip=flip, activation=lambda x: x.softmax(1), unflip=lambda x: x[:, swap]
-        )[0]
+    @torch.inference_mode()
+    def segment(self, image: Tensor, *, flip: bool = True) -> tuple[Tensor, Tensor]:
+        """Segment a prepared scan.
+
+        Posteriors are averaged, summed and compared on the network's own grid, where they lie; only the label map is
+        brought to the scan's.
+
+        Parameters
+        ----------
+        image
+            From :func:`synthsr.preprocess.prepare`, shape (1, 1, x, y, z).
+        flip
+            Average the posteriors of the scan and its left/right mirror image.
+
+        Returns
+        -------
+        Most probable channel per voxel, shape (x, y, z), int64; and the sum of posteriors over the scan's voxels per
+        channel, float64.
+        """
+        network = self.weights.network
+        padding = inference.placement(network, image)
+        placed = F.pad(image, padding).to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        posterior = self._blocks(network.forward_folded(placed))
+        if flip:
+            swap = torch.from_numpy(labels.mirror_of_channel()).to(self.device)
+            mirrored = self._blocks(network.forward_folded(placed.flip(2)))
+            posterior = posterior.add_(mirrored[swap].flip((1, 4))).mul_(0.5)
+        scanned = F.pad(torch.ones_like(image), padding).to(self.device)
+        scanned = networks.fold(scanned, network.config.stride).reshape(posterior.shape[1:])
+        sums = torch.stack([(channel * scanned).sum(dtype=torch.float64) for channel in posterior])
+        best = posterior.argmax(0)
+        best = networks.unfold(best.reshape(1, -1, *best.shape[-3:]), network.config.stride)
+        return F.pad(best, [-zeros for zeros in padding])[0, 0].cpu(), sums.cpu()
+
+    def _blocks(self, logits: Tensor) -> Tensor:
+        """Posteriors of shape (channels, s, s, s, x/s, y/s, z/s): position in a block, then the block's."""
+        s = self.weights.network.config.stride
+        channels = self.weights.network.config.out_channels
+        return logits[0].reshape(channels, s, s, s, *logits.shape[-3:]).float().softmax(0)
 
     def __call__(self, source: Path, target: Path, *, ct: bool = False, flip: bool = True) -> dict[str, float]:
         """Write the label map of ``source`` to ``target`` with a JSON sidecar, and return its volumes.
@@ -80,11 +113,12 @@ class Segmenter:
             image, grid = preprocess.prepare(data, affine, ct=ct)
         except DataError as error:
             raise DataError(f"{source}: {error}") from error
-        posterior = self.posteriors(image, flip=flip)
-        volumes = volumes_mm3(posterior)
+        channel, sums = self.segment(image, flip=flip)
+        volumes = volumes_mm3(sums)
         if not np.isfinite(list(volumes.values())).all():
             raise DataError(f"{source}: the network's output is not finite")
-        io.save(label_map(posterior), grid, target)
+        numbers = np.array(labels.segmentation_numbers(), dtype=np.int16)
+        io.save(numbers[channel.numpy()], grid, target)
         files.write_json(sidecar(target), self._describe(source, ct=ct, flip=flip))
         return volumes
 
@@ -101,15 +135,15 @@ class Segmenter:
         }
 
 
-def volumes_mm3(posterior: Tensor) -> dict[str, float]:
-    """Expected volumes: the sum of posteriors times the voxel's volume.
+def volumes_mm3(posterior_sums: Tensor) -> dict[str, float]:
+    """Expected volumes: sums of posteriors times the voxel's volume.
 
     Parameters
     ----------
-    posterior
-        Shape (channels, x, y, z) on a 1 mm grid.
+    posterior_sums
+        Per channel, over the voxels of a 1 mm grid.
     """
-    sums = posterior.sum(dim=(1, 2, 3), dtype=torch.float64) * preprocess.VOXEL_SIZE_MM**3
+    sums = posterior_sums * preprocess.VOXEL_SIZE_MM**3
     numbers = labels.segmentation_numbers()
     volumes = {
         labels.by_number()[number].name: float(volume)
@@ -118,13 +152,6 @@ def volumes_mm3(posterior: Tensor) -> dict[str, float]:
     }
     inside = [numbers.index(number) for number in labels.intracranial_numbers()]
     return {**volumes, ICV: float(sums[inside].sum())}
-
-
-def label_map(posterior: Tensor) -> npt.NDArray[np.int16]:
-    """Most probable label number per voxel."""
-    numbers = np.array(labels.segmentation_numbers(), dtype=np.int16)
-    result: npt.NDArray[np.int16] = numbers[posterior.argmax(0).numpy()]
-    return result
 
 
 def write_volumes(volumes: Mapping[str, Mapping[str, float]], path: Path) -> None:

@@ -46,7 +46,7 @@ class Stage:
     steps
         Number of optimiser steps.
     voxel_size_mm, field_mm
-        Grid of the generated images.
+        Grid of the generated images; with several fields, one is drawn per step.
     translation_mm
         Largest offset of the field's centre from the cerebrum's.
     learning_rate, final_learning_rate
@@ -55,7 +55,7 @@ class Stage:
 
     steps: int
     voxel_size_mm: int = 1
-    field_mm: int = 192
+    field_mm: tuple[int, ...] = (192,)
     translation_mm: float = 12.0
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-4
@@ -123,6 +123,14 @@ def _build(cls: type, values: Any, where: str) -> Any:
         raise ConfigurationError(f"{where}: {error}") from error
 
 
+def _build_stage(values: Any, where: str) -> Stage:
+    if isinstance(values, dict) and "field_mm" in values:
+        fields_mm = values["field_mm"]
+        values = {**values, "field_mm": tuple(fields_mm) if isinstance(fields_mm, list) else (fields_mm,)}
+    stage: Stage = _build(Stage, values, where)
+    return stage
+
+
 def read_config(path: Path) -> TrainingConfig:
     """Read a training configuration (YAML); relative paths in it are relative to the working directory.
 
@@ -138,8 +146,7 @@ def read_config(path: Path) -> TrainingConfig:
         raise ConfigurationError(f"{path}: expected a mapping of keys, found {type(values).__name__}")
     for network in NETWORKS:
         plan = dict(values.get(network) or {})
-        stages = plan.get("stages", [])
-        plan["stages"] = tuple(_build(Stage, stage, f"{path}: {network}.stages") for stage in stages)
+        plan["stages"] = tuple(_build_stage(stage, f"{path}: {network}.stages") for stage in plan.get("stages", []))
         values[network] = _build(NetworkPlan, plan, f"{path}: {network}")
     for key in ("run", "label_maps"):
         if key in values:
@@ -242,18 +249,13 @@ class Trainer:
 
     # -- steps ---------------------------------------------------------------------------------------------------
 
-    def _generator(self, stage: Stage) -> Generator:
-        return Generator(
-            GeneratorConfig(
-                **{
-                    **self.config.generator,
-                    "voxel_size_mm": stage.voxel_size_mm,
-                    "field_mm": stage.field_mm,
-                    "translation_mm": stage.translation_mm,
-                }
-            ),
-            self.device,
-        )
+    def _generators(self, stage: Stage) -> list[Generator]:
+        """One generator per field of view."""
+        decided = {"voxel_size_mm": stage.voxel_size_mm, "translation_mm": stage.translation_mm}
+        return [
+            Generator(GeneratorConfig(**{**self.config.generator, **decided, "field_mm": field}), self.device)
+            for field in stage.field_mm
+        ]
 
     def _loss(self, sample: Generated, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         stride = self.plan.stride
@@ -288,10 +290,10 @@ class Trainer:
         first = 0
         with tqdm(total=total, initial=self.step, desc=self.name, unit="step") as bar:
             for stage in self.plan.stages:
-                generator = self._generator(stage)
+                generators = self._generators(stage)
                 self.network.train()
                 while self.step < first + stage.steps:
-                    self._one_step(stage, generator, (self.step - first) / stage.steps, bar)
+                    self._one_step(stage, generators, (self.step - first) / stage.steps, bar)
                 first += stage.steps
         if self.step:
             self.save_checkpoint()
@@ -301,9 +303,10 @@ class Trainer:
         )
         return weights
 
-    def _one_step(self, stage: Stage, generator: Generator, progress: float, bar: tqdm[Any]) -> None:
+    def _one_step(self, stage: Stage, generators: list[Generator], progress: float, bar: tqdm[Any]) -> None:
         start = time.monotonic()
         rng = np.random.default_rng([self.config.seed, NETWORKS.index(self.name), self.step])
+        generator = generators[int(rng.integers(len(generators)))]
         sample = generator.apply(self.maps[int(rng.integers(len(self.maps)))], generator.sample(rng))
         rate = stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * 0.5 * (
             1 + math.cos(math.pi * progress)
@@ -328,7 +331,7 @@ class Trainer:
         row = {"step": self.step, "seconds": round(self.seconds, 1), "learning_rate": rate, "loss": value, **parts}
         append_row(self.folder / "log.tsv", row)
         if self.step % self.config.validate_every == 0:
-            result = self.validate(generator)
+            result = self.validate(generators[-1])
             append_row(self.folder / "validation.tsv", {"step": self.step, "seconds": round(self.seconds, 1), **result})
             bar.write(f"step {self.step}: " + ", ".join(f"{key} {number:.4f}" for key, number in result.items()))
         if self.step % self.config.checkpoint_every == 0:

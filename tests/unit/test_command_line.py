@@ -24,7 +24,7 @@ def weights(tmp_path: Path) -> dict[str, str]:
     paths = {}
     for name, channels in (("synthsr", 1), ("segmentation", len(labels.segmentation_numbers()))):
         path = tmp_path / f"{name}.safetensors"
-        save_network(UNet(UNetConfig(1, channels, 2, 2, 2, "instance")), path, {"task": name})
+        save_network(UNet(UNetConfig(1, channels, 2, 2, 2)), path, {"task": name})
         paths[name] = str(path)
     return paths
 
