@@ -48,13 +48,14 @@ demo: $(READY)
 demo-repair: $(READY)
 	@$(DEMO_RUN) --forcerun convert synthesise segment $(DEMO_INPUT)
 
+# One thread for the small tensors of unit tests; whole runs of the pipeline set their own.
 test: $(READY)
-	@$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
 
 # The published weights' layout against a real Keras model; TensorFlow goes into an environment of its own.
 test-keras: $(READY)
 	@test -x .venv-keras/bin/python || $(PYTHON) -m venv .venv-keras
-	@.venv-keras/bin/python -m pip install --quiet tensorflow-cpu
+	@.venv-keras/bin/python -m pip install --quiet tensorflow-cpu tf-keras
 	@SYNTHSR_KERAS_PYTHON=$(abspath .venv-keras/bin/python) $(BIN)/python -m pytest tests/unit/test_weights.py
 
 check: $(READY)

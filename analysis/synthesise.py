@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
     from . import batch
     from .layout import Results
 
-    inference.set_threads(arguments.threads)
+    inference.prepare_process(arguments.threads)
     results = Results(arguments.out)
     predictor = Predictor.load(arguments.weights, arguments.device)
 

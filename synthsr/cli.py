@@ -112,7 +112,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     from .predict import Predictor
 
     jobs = _jobs(arguments.input, arguments.output, "_synthsr")
-    inference.set_threads(arguments.threads)
+    inference.prepare_process(arguments.threads)
     predictor = Predictor.load(arguments.weights, arguments.device)
     _for_each(jobs, lambda source, target: predictor(source, target, ct=arguments.ct, flip=arguments.flip))
 
@@ -122,7 +122,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     from .segment import Segmenter, write_volumes
 
     jobs = _jobs(arguments.input, arguments.output, "_dseg")
-    inference.set_threads(arguments.threads)
+    inference.prepare_process(arguments.threads)
     segmenter = Segmenter.load(arguments.weights, arguments.device)
     volumes: dict[str, dict[str, float]] = {}
 
@@ -147,7 +147,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from . import inference
     from .train import read_config, train
 
-    inference.set_threads(arguments.threads)
+    inference.prepare_process(arguments.threads)
     for path in train(read_config(arguments.config), device=inference.choose_device(arguments.device)):
         print(path)
 
