@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import time
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -63,12 +64,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A network's size (see :class:`synthsr.networks.UNetConfig`) and its stages."""
+    """A network's size (see :class:`synthsr.networks.UNetConfig`), the weights it starts from, and its stages.
+
+    ``start_from`` is a shipped name or a path; without it the segmenter starts at random and SynthSR from the
+    segmenter's trunk.
+    """
 
     features: int = 24
     levels: int = 5
     stride: int = 1
     norm: Literal["batch", "instance"] = "batch"
+    start_from: str | None = None
     stages: tuple[Stage, ...] = ()
 
 
@@ -132,7 +138,8 @@ def _build_stage(values: Any, where: str) -> Stage:
 
 
 def read_config(path: Path) -> TrainingConfig:
-    """Read a training configuration (YAML); relative paths in it are relative to the working directory.
+    """Read a training configuration (YAML); relative paths start at the working directory, and
+    environment variables in paths are filled in.
 
     Raises
     ------
@@ -150,7 +157,7 @@ def read_config(path: Path) -> TrainingConfig:
         values[network] = _build(NetworkPlan, plan, f"{path}: {network}")
     for key in ("run", "label_maps"):
         if key in values:
-            values[key] = Path(values[key]).expanduser()
+            values[key] = Path(os.path.expandvars(values[key])).expanduser()
     for key in ("training", "validation"):
         if key in values:
             values[key] = tuple(values[key])
@@ -188,6 +195,9 @@ class Trainer:
             self.segmenter = load_network(config.run / "segmentation.safetensors").network.to(device)
             self.segmenter = self.segmenter.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
             self.segmenter.requires_grad_(False).eval()
+        if self.plan.start_from is not None:
+            self._start_from_weights(self.plan.start_from)
+        elif self.segmenter is not None:
             self._start_from_segmenter()
         self.maps = self._load(config.training)
         self.validation_maps = self._load(config.validation)
@@ -200,13 +210,27 @@ class Trainer:
             raise DataError(f"label maps not found: {', '.join(missing)}; check label_maps, training and validation")
         return [load_label_map(path) for path in paths]
 
+    def _start_from_weights(self, name_or_path: str) -> None:
+        loaded = load_network(name_or_path)
+        if loaded.network.config != self.network.config:
+            raise ConfigurationError(
+                f"start_from: {loaded.path} holds {loaded.network.config}, the plan asks for {self.network.config}"
+            )
+        self.network.load_state_dict(loaded.network.state_dict())
+
     def _start_from_segmenter(self) -> None:
-        """Copy the segmenter's trunk where the shapes agree: it already knows anatomy under any contrast."""
+        """Copy the segmenter's trunk where the shapes agree: it already knows anatomy under any contrast.
+
+        The head starts from zero, so that the first steps do not undo the trunk to get rid of random pictures.
+        """
         assert self.segmenter is not None
         own = self.network.state_dict()
         for key, value in self.segmenter.state_dict().items():
             if not key.startswith("head.") and key in own and own[key].shape == value.shape:
                 own[key].copy_(value)
+        nn.init.zeros_(self.network.head.weight)
+        if self.network.head.bias is not None:
+            nn.init.zeros_(self.network.head.bias)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -299,7 +323,10 @@ class Trainer:
             self.save_checkpoint()
         weights = self.config.run / f"{self.name}.safetensors"
         save_network(
-            self.network, weights, {"task": self.name, "steps": self.step, "training_seconds": round(self.seconds)}
+            self.network,
+            weights,
+            {"task": self.name, "steps": self.step, "training_seconds": round(self.seconds)},
+            dtype=torch.float16,
         )
         return weights
 
