@@ -1,7 +1,8 @@
 """The base anatomy: a whole-head label map at 1 mm, its loading, and its making from a T1 scan and a segmentation.
 
 ``python -m analysis.simulate.anatomy T1 SEGMENTATION OUT`` makes one: the brain as segmented (with 24 for the fluid
-around it; cortex, white matter and that fluid redrawn by intensity), and bone, soft tissue, fat and skin outside it by intensity.
+around it; cortex, white matter and that fluid redrawn by intensity), and bone, soft tissue, fat and skin outside it, by
+intensity too.
 """
 
 from __future__ import annotations
