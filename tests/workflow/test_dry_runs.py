@@ -32,12 +32,15 @@ def test_fresh_study_plans_the_inventory_first(tmp_path: Path, configuration: st
     source = tmp_path / "source"
     source.mkdir()
     file = ["--configfile", str(ROOT / "config" / configuration)] if configuration else []
-    result = snakemake(tmp_path / "study", "--dry-run", "--cores", "1", *file, "--config", f"{kind}={source}")
+    truth = tmp_path / "truth.tsv"
+    truth.touch()
+    given = [f"{kind}={source}", *([f"truth={truth}"] if configuration else [])]
+    result = snakemake(tmp_path / "study", "--dry-run", "--cores", "1", *file, "--config", *given)
     assert result.returncode == 0, result.stdout + result.stderr
     # Before the checkpoint is resolved, what follows it is planned without its batches.
     for rule in ("inventory", "gate", "tables", "ageing", "report"):
         assert f"rule {rule}:" in result.stdout or f"checkpoint {rule}:" in result.stdout
-    assert "agreement" not in result.stdout
+    assert ("rule agreement:" in result.stdout) is (configuration is not None)
 
 
 def test_plan_after_the_inventory_names_every_output(tmp_path: Path) -> None:
@@ -45,7 +48,6 @@ def test_plan_after_the_inventory_names_every_output(tmp_path: Path) -> None:
     source.mkdir()
     made = [study / "results/intake" / name for name in ("series.tsv", "sessions.tsv")]
     made += [study / "results/batches/select" / f"batch-000{number}.tsv" for number in (1, 2)]
-    made += [study / "private" / "sessions.tsv"]
     for path in made:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

@@ -28,7 +28,7 @@ rule agreement:
     input:
         volumes=RESULTS.session_volumes,
         truth=config["truth"] or [],
-        links=PRIVATE.sessions,
+        sessions=RESULTS.sessions,
     output:
         RESULTS.statistics("agreement") / "agreement.tsv",
         RESULTS.statistics("agreement") / "agreement.json",
@@ -40,7 +40,9 @@ rule agreement:
     conda:
         "../../envs/synthsr-cohort.yaml"
     params:
+        # Written with input.sessions, but no file of the plan: Snakemake deletes what it is told to make.
+        links=PRIVATE.sessions,
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m analysis agreement {input.volumes:q} {input.truth:q} --links {input.links:q}"
+        "python -m analysis agreement {input.volumes:q} {input.truth:q} --links {params.links:q}"
         " --out {params.folder:q} > {log:q} 2>&1"
