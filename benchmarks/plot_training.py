@@ -29,7 +29,7 @@ def main() -> None:
             log["step"], log["loss"].rolling(50, min_periods=1).mean(), color="0.6", label="training loss, mean of 50"
         )
         axis.set(
-            title=f"{name}: {len(log)} steps, {log['seconds'].max() / 3600:.1f} h",
+            title=f"{name}: {log['step'].max()} steps, {log['seconds'].max() / 3600:.1f} h",
             xlabel="step",
             ylabel="loss",
             ylim=(0, 4),
