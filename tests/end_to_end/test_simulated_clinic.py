@@ -37,7 +37,7 @@ class Study:
 
     def state(self) -> dict[str, tuple[int, str]]:
         """Time and hash of every file of the scans."""
-        folders = [self.results.root / name for name in ("rawdata", "synthsr", "segmentation-embedded", "batches")]
+        folders = [self.results.root / name for name in ("rawdata", "synthsr", "segmentation-embedded")]
         files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
         return {
             path.relative_to(self.results.root).as_posix(): (
