@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from . import __version__, files, inference, io, preprocess
+from . import inference, io, scan
 from .errors import DataError
 from .weights.storage import LoadedNetwork, load_network
 
 FULL_SCALE_GREY = 255.0
 CLIP_GREY = (0.0, 128.0)
+#: Opens the sidecar of every output.
+FACTS = {
+    "Synthetic": True,
+    "Description": "T1-weighted image synthesised by SynthSR; its intensities are not a measurement",
+}
 
 
 @dataclass
@@ -75,32 +79,10 @@ class Predictor:
         DataError
             If the scan cannot be used; nothing is written then.
         """
-        data, affine = io.load(source)
-        try:
-            image, grid = preprocess.prepare(data, affine, ct=ct)
-        except DataError as error:
-            raise DataError(f"{source}: {error}") from error
+        image, grid = scan.read(source, ct=ct)
         predicted = inference.run(self.weights.network, image, flip=flip)[0, 0]
         grey = (predicted * FULL_SCALE_GREY).clamp(*CLIP_GREY).numpy()
         if not np.isfinite(grey).all():
             raise DataError(f"{source}: the network's output is not finite")
         io.save(grey, grid, target)
-        files.write_json(sidecar(target), self._describe(source, ct=ct, flip=flip))
-
-    def _describe(self, source: Path, *, ct: bool, flip: bool) -> dict[str, Any]:
-        return {
-            "Synthetic": True,
-            "Description": "T1-weighted image synthesised by SynthSR; its intensities are not a measurement",
-            "Sources": [source.name],
-            "SourceSHA256": files.sha256(source),
-            "GeneratedBy": {"Name": "synthsr-cohort", "Version": __version__},
-            "WeightsName": self.weights.path.stem,
-            "WeightsSHA256": self.weights.sha256,
-            "ComputedTomography": ct,
-            "FlipAveraged": flip,
-        }
-
-
-def sidecar(path: Path) -> Path:
-    """JSON file beside an image."""
-    return path.parent / f"{io.stem(path)}.json"
+        scan.write_sidecar(target, FACTS, source=source, weights=self.weights, ct=ct, flip=flip)

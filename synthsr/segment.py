@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import __version__, files, inference, io, labels, networks, preprocess
+from . import files, inference, io, labels, networks, preprocess, scan
 from .errors import DataError
-from .predict import sidecar
 from .weights.storage import LoadedNetwork, load_network
 
 #: Name of the intracranial volume among the structures: the sum of labels 1–499.
 ICV = "ICV"
+#: Opens the sidecar of every output.
+FACTS = {"Description": "Whole-brain segmentation, FreeSurfer label numbers"}
 
 
 @dataclass
@@ -108,31 +108,15 @@ class Segmenter:
         DataError
             If the scan cannot be used; nothing is written then.
         """
-        data, affine = io.load(source)
-        try:
-            image, grid = preprocess.prepare(data, affine, ct=ct)
-        except DataError as error:
-            raise DataError(f"{source}: {error}") from error
+        image, grid = scan.read(source, ct=ct)
         channel, sums = self.segment(image, flip=flip)
         volumes = volumes_mm3(sums)
         if not np.isfinite(list(volumes.values())).all():
             raise DataError(f"{source}: the network's output is not finite")
         numbers = np.array(labels.segmentation_numbers(), dtype=np.int16)
         io.save(numbers[channel.numpy()], grid, target)
-        files.write_json(sidecar(target), self._describe(source, ct=ct, flip=flip))
+        scan.write_sidecar(target, FACTS, source=source, weights=self.weights, ct=ct, flip=flip)
         return volumes
-
-    def _describe(self, source: Path, *, ct: bool, flip: bool) -> dict[str, Any]:
-        return {
-            "Description": "Whole-brain segmentation, FreeSurfer label numbers",
-            "Sources": [source.name],
-            "SourceSHA256": files.sha256(source),
-            "GeneratedBy": {"Name": "synthsr-cohort", "Version": __version__},
-            "WeightsName": self.weights.path.stem,
-            "WeightsSHA256": self.weights.sha256,
-            "ComputedTomography": ct,
-            "FlipAveraged": flip,
-        }
 
 
 def volumes_mm3(posterior_sums: Tensor) -> dict[str, float]:
