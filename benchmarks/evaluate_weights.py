@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from synthsr import files, inference, labels, losses
-from synthsr.generator import Generator, GeneratorConfig, load_label_map
-from synthsr.generator.model import HIGH_RESOLUTION_BLUR_MM, SLICE_BLUR_COEFFICIENT
+from synthsr.generator import Generator, load_label_map, read_config
 from synthsr.predict import Predictor
 from synthsr.segment import Segmenter
 from synthsr.train import as_segmenter_input, main_channels

@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("output", type=Path, metavar="OUT", help="folder for the images")
     generate.add_argument("--number", type=int, default=4, help="images to make (default: %(default)s)")
     generate.add_argument("--seed", type=int, default=1, help="same seed, same images (default: %(default)s)")
+    generate.add_argument("--preset", default="clinical", help="clinical, synthsr-2021, synthsr-2023, synthseg, tutorial")
     generate.set_defaults(run=_generate)
 
     train = commands.add_parser("train", help="train the networks of a configuration; resumes where it stopped")
@@ -139,7 +140,8 @@ def _segment(arguments: argparse.Namespace) -> None:
 def _generate(arguments: argparse.Namespace) -> None:
     from .generate import generate
 
-    for path in generate(arguments.labels, arguments.output, number=arguments.number, seed=arguments.seed):
+    number, seed, preset = arguments.number, arguments.seed, arguments.preset
+    for path in generate(arguments.labels, arguments.output, number=number, seed=seed, preset=preset):
         print(path)
 
 

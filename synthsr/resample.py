@@ -83,3 +83,39 @@ def apply(image: Tensor, matrix: Matrix, axis: int) -> Tensor:
     operator = torch.as_tensor(matrix, dtype=image.dtype, device=image.device)
     moved: Tensor = torch.tensordot(image, operator, dims=([axis], [1]))
     return moved.movedim(-1, axis)
+
+
+def slice_weights(n_samples: int, spacing_voxels: float, offset_voxels: float = 0.0) -> npt.NDArray[np.float64]:
+    """How far each voxel of an axis lies on one of the slices of :func:`acquisition`.
+
+    One where a slice centre falls on the voxel; a slice between two voxels is shared between them, linearly
+    (reliability maps, Iglesias et al., NeuroImage 2021, section 2.3).
+
+    Returns
+    -------
+    Shape (n_samples,), from 0 to 1.
+    """
+    if spacing_voxels <= 1:
+        return np.ones(n_samples)
+    offset_voxels = min(offset_voxels, n_samples - 1)
+    slices = np.arange(offset_voxels, n_samples - 1 + 1e-6, spacing_voxels)
+    return interpolation(slices, n_samples).sum(axis=0).clip(max=1.0)
+
+
+def apply_each(images: Tensor, matrices: Matrix, axis: int) -> Tensor:
+    """Multiply one axis of a batch by a matrix per image and channel.
+
+    Parameters
+    ----------
+    images
+        Shape (n, c, x, y, z).
+    matrices
+        Shape (n, c, m, length of the axis).
+    axis
+        2, 3 or 4.
+    """
+    operator = torch.as_tensor(matrices, dtype=images.dtype, device=images.device)
+    if images.shape[:2] == (1, 1):
+        return apply(images, matrices[0, 0], axis)
+    moved = torch.matmul(images.movedim(axis, -1), operator.transpose(-1, -2)[:, :, None])
+    return moved.movedim(-1, axis)

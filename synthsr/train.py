@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from . import files, labels, losses, preprocess
 from .errors import ConfigurationError, DataError
-from .generator import Generated, Generator, GeneratorConfig, LabelMap, load_label_map
+from .generator import Generated, Generator, LabelMap, load_label_map
+from .generator import read_config as read_generator_config
 from .networks import UNet, UNetConfig, block_offset
 from .weights.storage import load_network, save_network
 
@@ -99,7 +100,7 @@ class TrainingConfig:
     validate_every, checkpoint_every
         Steps between validations and between checkpoints.
     generator
-        Ranges of the generator, except those a stage decides.
+        The generator (see :mod:`synthsr.generator.config`), except what a stage decides.
     """
 
     run: Path
@@ -162,7 +163,7 @@ def read_config(path: Path) -> TrainingConfig:
         if key in values:
             values[key] = tuple(values[key])
     config: TrainingConfig = _build(TrainingConfig, values, str(path))
-    _build(GeneratorConfig, config.generator, f"{path}: generator")
+    read_generator_config(config.generator, where=f"{path}: generator")
     return config
 
 
@@ -275,10 +276,12 @@ class Trainer:
 
     def _generators(self, stage: Stage) -> list[Generator]:
         """One generator per field of view."""
-        decided = {"voxel_size_mm": stage.voxel_size_mm, "translation_mm": stage.translation_mm}
+        given = self.config.generator
+        deformation = {**given.get("deformation", {}), "translation_mm": stage.translation_mm}
+        decided = {**given, "deformation": deformation, "voxel_size_mm": stage.voxel_size_mm}
         return [
-            Generator(GeneratorConfig(**{**self.config.generator, **decided, "field_mm": field}), self.device)
-            for field in stage.field_mm
+            Generator(read_generator_config({**decided, "field_mm": field_mm}), self.device)
+            for field_mm in stage.field_mm
         ]
 
     def _loss(self, sample: Generated, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -334,7 +337,7 @@ class Trainer:
         start = time.monotonic()
         rng = np.random.default_rng([self.config.seed, NETWORKS.index(self.name), self.step])
         generator = generators[int(rng.integers(len(generators)))]
-        sample = generator.apply(self.maps[int(rng.integers(len(self.maps)))], generator.sample(rng))
+        sample = generator.apply([self.maps[int(rng.integers(len(self.maps)))]], [generator.sample(rng)])
         rate = stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * 0.5 * (
             1 + math.cos(math.pi * progress)
         )
@@ -373,7 +376,7 @@ class Trainer:
         for position, source in enumerate(self.validation_maps):
             for repeat in range(repeats):
                 rng = np.random.default_rng([99, position, repeat])
-                sample = generator.apply(source, generator.sample(rng))
+                sample = generator.apply([source], [generator.sample(rng)])
                 image = sample.image.contiguous(memory_format=torch.channels_last_3d)
                 if self.name == "segmentation":
                     with self._autocast():

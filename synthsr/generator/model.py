@@ -1,113 +1,33 @@
-"""The generator of random-contrast, random-resolution scans from label maps.
+"""The generator: ``sample(rng) → Params``, then ``apply(label maps, params) → images``, batched, on one device.
 
-Steps in the order of the reference implementation of SynthSR (SCIENCE: deform, left/right flip with label swap,
-Gaussian mixture per label, bias field, clip and normalise, gamma, slice blur, downsample, back to the 1 mm grid):
-Iglesias et al., NeuroImage 2021, section 2.2; Iglesias et al., Science Advances 2023; Billot et al. 2023 (SynthSeg).
-Randomness is drawn by :meth:`Generator.sample` and used by :meth:`Generator.apply`; the same parameters give the same
-image.
+Iglesias et al., NeuroImage 2021, section 2.2; Iglesias et al., Science Advances 2023. The same parameters give the
+same images, bit by bit on CPUs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .. import labels, preprocess, resample
+from . import deformation
+from .config import GeneratorConfig
+from .deformation import DeformationDraw
+from .lesions import LesionSource
 from .source import LabelMap
+from .steps import Draw, Scene
 
-#: Grey level at which intensities are clipped before normalising (reference implementation).
-INTENSITY_CLIP = 300.0
-#: Standard deviation of a slice profile as a share of the slice thickness (reference implementation).
-SLICE_BLUR_COEFFICIENT = 0.42
-SLICE_BLUR_JITTER = 1.15
-#: Standard deviation in mm of the blur every synthetic image gets (Iglesias et al. 2021).
-HIGH_RESOLUTION_BLUR_MM = 0.5
 #: Output units: 1.0 is grey level 255, so that predictions × 255 have white matter at 110 as in FreeSurfer.
 FULL_SCALE_GREY = 255.0
-
-Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """Ranges of everything random. U(a, b) is uniform, N(0, s) normal.
-
-    Attributes
-    ----------
-    field_mm
-        Side of the cubic field of view, mm.
-    voxel_size_mm
-        Voxel size of the generated grid, mm (1, or 2 for the first stage of training).
-    rotation_deg
-        Rotation about each axis, U(−, +).
-    scaling
-        Scaling of each axis, 1 + U(−, +).
-    shear
-        Shear, U(−, +).
-    translation_mm
-        Offset of the field's centre from the cerebrum's, per axis, U(−, +).
-    warp_sd_max_mm
-        Standard deviation of the stationary velocity field, U(0, max).
-    warp_points
-        Control points of the velocity field per axis.
-    flip_probability
-        Chance of a left/right mirrored head.
-    mean_grey, sd_grey
-        Range of the mean and standard deviation of a label's intensity.
-    tissue_tied_probability
-        Chance that labels of one tissue lie close together (as in real scans) instead of being independent.
-    tissue_jitter_grey
-        Standard deviation of a label's mean about its tissue's, when tied.
-    dark_background_probability
-        Chance of a background near zero.
-    bias_sd_max
-        Standard deviation of the log bias field at its control points, U(0, max).
-    bias_points
-        Control points of the bias field per axis.
-    gamma_log_sd
-        Standard deviation of the logarithm of the gamma exponent.
-    spacing_max_mm
-        Largest distance between slices, one axis thick.
-    isotropic_spacing_max_mm
-        Largest voxel of isotropic low resolution.
-    high_resolution_probability
-        Chance that nothing is made coarser.
-    cut_probability, cut_max
-        Chance per image of a field of view cut short, and the largest share cut from an axis.
-    """
-
-    field_mm: int = 192
-    voxel_size_mm: int = 1
-    rotation_deg: float = 15.0
-    scaling: float = 0.15
-    shear: float = 0.012
-    translation_mm: float = 12.0
-    warp_sd_max_mm: float = 3.0
-    warp_points: int = 12
-    flip_probability: float = 0.5
-    mean_grey: tuple[float, float] = (25.0, 225.0)
-    sd_grey: tuple[float, float] = (0.0, 25.0)
-    tissue_tied_probability: float = 0.5
-    tissue_jitter_grey: float = 8.0
-    dark_background_probability: float = 0.7
-    bias_sd_max: float = 0.3
-    bias_points: int = 5
-    gamma_log_sd: float = 0.4
-    spacing_max_mm: float = 9.0
-    isotropic_spacing_max_mm: float = 4.0
-    high_resolution_probability: float = 0.2
-    cut_probability: float = 0.3
-    cut_max: float = 0.2
-
-    @property
-    def size(self) -> int:
-        """Voxels per side."""
-        return self.field_mm // self.voxel_size_mm
+#: Where the papers' targets have 1.0.
+WHITE_MATTER = 110 / FULL_SCALE_GREY
+#: Standard deviation in mm of the blur that takes the steps off a T1 made from labels.
+LABEL_TARGET_BLUR_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -116,57 +36,43 @@ class Params:
 
     Attributes
     ----------
-    affine
-        Output millimetres about the centre → source millimetres about the cerebrum's centre, shape (3, 4).
-    velocity_mm
-        Stationary velocity at its control points, shape (3, p, p, p).
-    flip
-        Mirror left and right, swapping label sides.
-    mean_grey, sd_grey
-        Per position of :func:`synthsr.labels.table`.
-    log_bias
-        Logarithm of the bias field at its control points, shape (b, b, b).
-    gamma
-        Exponent.
-    spacing_mm, blur_sd_mm, offset_mm
-        Per axis: slice distance, standard deviation of the slice profile, first slice centre.
-    window
-        Per axis: first and last share of the field of view that was scanned.
-    noise_seed
-        Seed of the device's generator for the voxel noise.
+    deformation
+        Geometry.
+    lesions
+        Lesions laid into the deformed map.
+    steps
+        What every step drew, in the configuration's order.
     """
 
-    affine: Array
-    velocity_mm: Array
-    flip: bool
-    mean_grey: Array
-    sd_grey: Array
-    log_bias: Array
-    gamma: float
-    spacing_mm: tuple[float, float, float]
-    blur_sd_mm: tuple[float, float, float]
-    offset_mm: tuple[float, float, float]
-    window: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
-    noise_seed: int
+    deformation: DeformationDraw
+    lesions: list[dict[str, Any]]
+    steps: tuple[Draw, ...]
 
 
 @dataclass(frozen=True)
 class Generated:
-    """What one draw gives, all on one grid of shape (1, ·, x, y, z).
+    """A batch of n synthetic scans of c channels.
 
     Attributes
     ----------
     image
-        Synthetic scan in [0, 1], float32.
+        In [0, 1], float32, shape (n, c, x, y, z).
     target
-        T1-like image, 1.0 for grey level 255 (white matter 110), float32.
+        What the network is to make of it, float32, shape (n, 1, x, y, z). A T1 has white matter at
+        :data:`WHITE_MATTER`.
     channel
-        Segmentation channel per voxel, int64, shape (1, x, y, z).
+        Segmentation channel per voxel, without lesions, int64, shape (n, x, y, z).
+    lesion
+        Voxels of lesions, bool, shape (n, x, y, z).
+    reliability
+        1 on voxels that lie on an acquired slice, float32, shape (n, c, x, y, z).
     """
 
     image: Tensor
     target: Tensor
     channel: Tensor
+    lesion: Tensor
+    reliability: Tensor
 
 
 class Generator:
@@ -175,7 +81,7 @@ class Generator:
     Parameters
     ----------
     config
-        Ranges.
+        From :func:`synthsr.generator.read_config`.
     device
         Where images are made.
     """
@@ -183,6 +89,7 @@ class Generator:
     def __init__(self, config: GeneratorConfig, device: torch.device | str = "cpu") -> None:
         self.config = config
         self.device = torch.device(device)
+        self._lesions = LesionSource(config.lesions)
         self._channel = torch.from_numpy(labels.channel_of_index().astype(np.int64)).to(self.device)
         self._mirror = torch.from_numpy(labels.mirror_of_index().astype(np.int64)).to(self.device)
         grey = np.array([label.t1_grey for label in labels.table()], dtype=np.float32)
@@ -190,205 +97,90 @@ class Generator:
 
     def sample(self, rng: np.random.Generator) -> Params:
         """Draw the parameters of one image."""
-        c = self.config
-        mean, sd = self._sample_intensities(rng)
-        bias_sd = rng.uniform(0, c.bias_sd_max)
-        spacing, blur, offset = self._sample_acquisition(rng)
-        cut = rng.random() < c.cut_probability
-        window = []
-        for _ in range(3):
-            lost = rng.uniform(0, c.cut_max) if cut else 0.0
-            low = lost * rng.random()
-            window.append((low, 1 - (lost - low)))
-        p = c.warp_points
         return Params(
-            affine=self._sample_affine(rng),
-            velocity_mm=rng.uniform(0, c.warp_sd_max_mm) * rng.standard_normal((3, p, p, p)),
-            flip=bool(rng.random() < c.flip_probability),
-            mean_grey=mean,
-            sd_grey=sd,
-            log_bias=bias_sd * rng.standard_normal((c.bias_points,) * 3),
-            gamma=float(np.exp(c.gamma_log_sd * rng.standard_normal())),
-            spacing_mm=spacing,
-            blur_sd_mm=blur,
-            offset_mm=offset,
-            window=(window[0], window[1], window[2]),
-            noise_seed=int(rng.integers(2**62)),
+            deformation=self.config.deformation.sample(rng),
+            lesions=self._lesions.sample(rng),
+            steps=tuple(step.sample(rng, self.config.channels) for step in self.config.steps),
         )
 
-    def _sample_affine(self, rng: np.random.Generator) -> Array:
-        c = self.config
-        matrix = np.diag(1 + rng.uniform(-c.scaling, c.scaling, 3))
-        shear = np.eye(3)
-        shear[~np.eye(3, dtype=bool)] = rng.uniform(-c.shear, c.shear, 6)
-        matrix = shear @ matrix
-        for axis in range(3):
-            angle = np.deg2rad(rng.uniform(-c.rotation_deg, c.rotation_deg))
-            rotation = np.eye(3)
-            i, j = [other for other in range(3) if other != axis]
-            rotation[i, i] = rotation[j, j] = np.cos(angle)
-            rotation[i, j], rotation[j, i] = -np.sin(angle), np.sin(angle)
-            matrix = rotation @ matrix
-        translation = rng.uniform(-c.translation_mm, c.translation_mm, 3)
-        return np.column_stack([matrix, translation])
-
-    def _sample_intensities(self, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Mean and standard deviation per table position; both sides of a structure share theirs."""
-        c = self.config
-        rows = labels.table()
-        tied = rng.random() < c.tissue_tied_probability
-        tissues = sorted({label.tissue for label in rows})
-        tissue_mean = {tissue: rng.uniform(*c.mean_grey) for tissue in tissues}
-        # Deep grey matter lies between cortex and white matter in nearly every sequence.
-        tissue_mean["deep_grey"] = tissue_mean["grey"] + rng.uniform(0, 0.8) * (
-            tissue_mean["white"] - tissue_mean["grey"]
-        )
-        tissue_sd = {tissue: rng.uniform(*c.sd_grey) for tissue in tissues}
-        mean, sd = np.zeros(len(rows)), np.zeros(len(rows))
-        for index, (label, mirror) in enumerate(zip(rows, labels.mirror_of_index(), strict=True)):
-            if mirror < index:
-                mean[index], sd[index] = mean[mirror], sd[mirror]
-            elif tied:
-                spread = c.tissue_jitter_grey * (4 if label.tissue == "soft" else 1)
-                mean[index] = np.clip(tissue_mean[label.tissue] + spread * rng.standard_normal(), 0, 255)
-                sd[index] = tissue_sd[label.tissue]
-            else:
-                mean[index], sd[index] = rng.uniform(*c.mean_grey), rng.uniform(*c.sd_grey)
-        if rng.random() < c.dark_background_probability:
-            mean[0], sd[0] = rng.uniform(0, 10), rng.uniform(0, 5)
-        return mean, sd
-
-    def _sample_acquisition(
-        self, rng: np.random.Generator
-    ) -> tuple[tuple[float, float, float], tuple[float, float, float], tuple[float, float, float]]:
-        """Slice distance, slice profile and first slice of every axis: nothing, isotropic, or one thick axis."""
-        c = self.config
-        spacing = np.full(3, float(c.voxel_size_mm))
-        if rng.random() >= c.high_resolution_probability:
-            axis = int(rng.integers(4))
-            if axis == 3:
-                spacing[:] = np.maximum(spacing, rng.uniform(1, c.isotropic_spacing_max_mm))
-            else:
-                spacing[axis] = max(spacing[axis], rng.uniform(1, c.spacing_max_mm))
-        thickness = rng.uniform(np.minimum(spacing, c.voxel_size_mm), spacing)
-        jitter = np.exp(rng.uniform(-1, 1, 3) * np.log(SLICE_BLUR_JITTER))
-        coarse = spacing > c.voxel_size_mm
-        blur = np.where(
-            coarse,
-            np.hypot(HIGH_RESOLUTION_BLUR_MM, SLICE_BLUR_COEFFICIENT * thickness * jitter),
-            HIGH_RESOLUTION_BLUR_MM,
-        )
-        offset = rng.uniform(0, 1, 3) * np.where(coarse, spacing, 0)
-        return _triple(spacing), _triple(blur), _triple(offset)
-
-    def apply(self, source: LabelMap, params: Params) -> Generated:
-        """Render one image.
+    def apply(self, sources: Sequence[LabelMap], params: Sequence[Params]) -> Generated:
+        """Render a batch.
 
         Parameters
         ----------
-        source
-            Head to deform.
+        sources
+            Heads to deform, n of them.
         params
-            From :meth:`sample`.
+            From :meth:`sample`, one per head.
         """
         c = self.config
-        index = self.deform(source, params)
-        image = self._render(index, params)
-        target = self._t1.index_select(0, index.reshape(-1)).reshape(1, 1, *index.shape)
-        sharp = resample.gaussian_blur(c.size, HIGH_RESOLUTION_BLUR_MM / c.voxel_size_mm)
-        for axis in (2, 3, 4):
-            target = resample.apply(target, sharp, axis)
-        channel = self._channel.index_select(0, index.reshape(-1)).reshape(1, *index.shape)
-        return Generated(image, target, channel)
+        place = [self.coordinates(source, draw) for source, draw in zip(sources, params, strict=True)]
+        healthy = torch.stack(
+            [self._deformed(s, at, flip=d.deformation.flip) for s, at, d in zip(sources, place, params, strict=True)]
+        )
+        index = healthy
+        if any(draw.lesions for draw in params):
+            laid = [
+                self._lesions.apply(head, draw.lesions, c.voxel_size_mm)
+                for head, draw in zip(healthy, params, strict=True)
+            ]
+            index = torch.stack(laid)
+        scene = Scene(index, c.voxel_size_mm, c.channels)
+        images = torch.zeros((len(sources), c.channels, *index.shape[1:]), device=self.device)
+        for position, step in enumerate(c.steps):
+            images = step.apply(images, [draw.steps[position] for draw in params], scene)
+        reliability = torch.ones_like(images) if scene.reliability is None else scene.reliability
+        return Generated(
+            image=preprocess.scale_to_unit(images),
+            target=self._target(sources, place, healthy, images, scene),
+            channel=self._channel[healthy],
+            lesion=index != healthy,
+            reliability=reliability,
+        )
 
     def deform(self, source: LabelMap, params: Params) -> Tensor:
-        """Deformed label map: positions in :func:`synthsr.labels.table`, int64, shape (size,)·3."""
-        size = self.config.size
-        place = self.coordinates(source, params)
-        shape = source.index.shape
-        flat = torch.zeros(size, size, size, dtype=torch.int64, device=self.device)
-        for axis, length in enumerate(shape):
-            flat.mul_(length).add_(place[axis].round_().clamp_(0, length - 1).long())
-        volume = torch.from_numpy(source.index).to(self.device)
-        index = volume.reshape(-1)[flat].long()
-        return self._mirror[index] if params.flip else index
+        """Deformed label map, without lesions: positions in :func:`synthsr.labels.table`, int64, shape (size,)·3."""
+        return self._deformed(source, self.coordinates(source, params), flip=params.deformation.flip)
 
     def coordinates(self, source: LabelMap, params: Params) -> Tensor:
-        """Source voxel coordinates of every output voxel, shape (3, size, size, size), float32.
+        """Source voxel coordinates of every output voxel, shape (3, size, size, size), float32."""
+        return params.deformation.coordinates(
+            source.centre, size=self.config.size, voxel_size_mm=self.config.voxel_size_mm, device=self.device
+        )
 
-        The velocity field is integrated on a coarse grid by scaling and squaring (Arsigny et al. 2006) and the whole
-        map, affine part included, is interpolated from there, which is exact for its affine part.
-        """
-        c = self.config
-        coarse = max(c.warp_points, c.size // 4 + 1)
-        half = (c.size - 1) / 2 * c.voxel_size_mm
-        axis_mm = torch.linspace(-half, half, coarse, device=self.device)
-        place = torch.stack(torch.meshgrid(axis_mm, axis_mm, axis_mm, indexing="ij"))
-        velocity = torch.as_tensor(params.velocity_mm, dtype=torch.float32, device=self.device)
-        velocity = F.interpolate(velocity[None], size=(coarse,) * 3, mode="trilinear", align_corners=True)
-        place = place + integrate(velocity, half)[0]
-        matrix = torch.as_tensor(params.affine, dtype=torch.float32, device=self.device)
-        place = torch.einsum("ij,jxyz->ixyz", matrix[:, :3], place) + matrix[:, 3].reshape(3, 1, 1, 1)
-        if params.flip:
-            place[0] = -place[0]
-        place = place + torch.as_tensor(source.centre, dtype=torch.float32, device=self.device).reshape(3, 1, 1, 1)
-        full: Tensor = F.interpolate(place[None], size=(c.size,) * 3, mode="trilinear", align_corners=True)
-        return full[0]
+    def _deformed(self, source: LabelMap, place: Tensor, *, flip: bool) -> Tensor:
+        index = deformation.look_up(torch.from_numpy(source.index).to(self.device), place).long()
+        return self._mirror[index] if flip else index
 
-    def _render(self, index: Tensor, params: Params) -> Tensor:
-        c = self.config
-        flat = index.reshape(-1)
-        mean = torch.as_tensor(params.mean_grey, dtype=torch.float32, device=self.device)
-        sd = torch.as_tensor(params.sd_grey, dtype=torch.float32, device=self.device)
-        random = torch.Generator(self.device).manual_seed(params.noise_seed)
-        image = torch.randn(flat.shape, generator=random, device=self.device)
-        image.mul_(sd[flat]).add_(mean[flat])
-        image = image.reshape(1, 1, *index.shape)
-        log_bias = torch.as_tensor(params.log_bias, dtype=torch.float32, device=self.device)[None, None]
-        image.mul_(F.interpolate(log_bias, size=index.shape, mode="trilinear", align_corners=True).exp_())
-        image = preprocess.scale_to_unit(image.clamp_(0, INTENSITY_CLIP)).pow_(params.gamma)
-        for axis in range(3):
-            matrix = resample.acquisition(
-                c.size,
-                params.spacing_mm[axis] / c.voxel_size_mm,
-                params.blur_sd_mm[axis] / c.voxel_size_mm,
-                params.offset_mm[axis] / c.voxel_size_mm,
-            )
-            low, high = params.window[axis]
-            matrix[: round(low * c.size)] = 0
-            matrix[round(high * c.size) :] = 0
-            image = resample.apply(image, matrix, axis + 2)
-        return preprocess.scale_to_unit(image)
+    def _target(
+        self, sources: Sequence[LabelMap], place: list[Tensor], healthy: Tensor, images: Tensor, scene: Scene
+    ) -> Tensor:
+        if self.config.target.kind == "channel":
+            # Normalised exactly as the input: by the acquired image's minimum and maximum.
+            channel = self.config.target.channel
+            acquired = images[:, channel : channel + 1]
+            sharp = acquired if scene.high_resolution is None else scene.high_resolution[:, channel : channel + 1]
+            low = acquired.amin(dim=(2, 3, 4), keepdim=True)
+            width = (acquired.amax(dim=(2, 3, 4), keepdim=True) - low).clamp_min(1e-12)
+            return (sharp - low) / width
+        return torch.stack(
+            [
+                self._label_t1(head) if source.t1 is None else self._real_t1(source, at)
+                for source, at, head in zip(sources, place, healthy, strict=True)
+            ]
+        )
 
+    def _label_t1(self, index: Tensor) -> Tensor:
+        """T1 with one grey level per label, a little blurred; shape (1, x, y, z)."""
+        target = self._t1[index][None, None]
+        sharp = resample.gaussian_blur(self.config.size, LABEL_TARGET_BLUR_MM / self.config.voxel_size_mm)
+        for axis in (2, 3, 4):
+            target = resample.apply(target, sharp, axis)
+        return target[0]
 
-def _triple(values: Array) -> tuple[float, float, float]:
-    x, y, z = values.tolist()
-    return x, y, z
-
-
-def integrate(velocity_mm: Tensor, half_mm: float, steps: int = 6) -> Tensor:
-    """Displacement at time one of a stationary velocity field, by scaling and squaring.
-
-    Parameters
-    ----------
-    velocity_mm
-        Shape (n, 3, s, s, s), on a grid spanning ±``half_mm`` per axis.
-    half_mm
-        Half the side of the field of view.
-    steps
-        Number of squarings.
-
-    Returns
-    -------
-    Displacement in mm, same shape.
-    """
-    size = velocity_mm.shape[-1]
-    axis = torch.linspace(-1, 1, size, device=velocity_mm.device)
-    identity = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    displacement: Tensor = velocity_mm / 2**steps
-    for _ in range(steps):
-        grid = identity + displacement.permute(0, 2, 3, 4, 1) / half_mm
-        # grid_sample wants the last axis's coordinate first.
-        moved = F.grid_sample(displacement, grid.flip(-1), padding_mode="border", align_corners=True)
-        displacement = displacement + moved
-    return displacement
+    def _real_t1(self, source: LabelMap, place: Tensor) -> Tensor:
+        """The source's real T1, deformed with the labels; shape (1, x, y, z)."""
+        assert source.t1 is not None
+        volume = torch.from_numpy(source.t1).to(self.device)
+        scale = WHITE_MATTER / source.white_matter_grey(self.config.target.white_matter)
+        return deformation.interpolate(volume, place)[None] * scale

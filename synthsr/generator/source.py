@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
@@ -11,11 +13,12 @@ import numpy.typing as npt
 
 from .. import io, labels
 from ..errors import DataError
+from . import lesions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelMap:
-    """A label map in memory.
+    """A label map in memory, with the real T1 it was made from if there is one.
 
     Attributes
     ----------
@@ -25,34 +28,47 @@ class LabelMap:
         Voxel coordinates of the centre of the cerebrum.
     path
         Where it came from.
+    t1
+        Real T1 on the same grid, its white-matter lesions filled, float32; a target of training.
     """
 
     index: npt.NDArray[np.uint8]
     centre: npt.NDArray[np.float64]
     path: Path
+    t1: npt.NDArray[np.float32] | None = None
+
+    @cache  # noqa: B019 - label maps live as long as the training that reads them
+    def white_matter_grey(self, statistic: Literal["median", "mean"]) -> float:
+        """Median or mean of the real T1 over cerebral white matter."""
+        assert self.t1 is not None
+        white = np.isin(self.index, labels.index_lookup()[[2, 41]])
+        values = self.t1[white]
+        return float(np.median(values) if statistic == "median" else values.mean())
 
 
-def load_label_map(path: Path, *, crop: bool = True) -> LabelMap:
+def load_label_map(path: Path, *, t1: Path | None = None, crop: bool = True) -> LabelMap:
     """Read a label map of 1 mm isotropic voxels.
 
     Parameters
     ----------
     path
         NIfTI or MGZ file with the label numbers of ``labels.tsv``.
+    t1
+        Real T1 on the same grid, to be the target.
     crop
         Cut down to the labelled region and one voxel of background around it.
 
     Raises
     ------
     DataError
-        If it cannot be read, has a label that the table lacks, no cerebrum, or voxels that are not 1 mm.
+        If it cannot be read, has a label that the table lacks, no cerebrum, or voxels that are not 1 mm; or if the T1
+        lies on another grid.
     """
     data, affine = io.load(path)
-    image = nib.as_closest_canonical(nib.Nifti1Image(data, affine))
+    number = _ras(data, affine).round().astype(np.int64)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.allclose(spacing, 1, atol=0.01):
         raise DataError(f"{path}: label maps must have 1 mm voxels, found {tuple(map(float, spacing))}; resample it")
-    number = np.asarray(image.dataobj).round().astype(np.int64)
     lookup = labels.index_lookup()
     known = np.isin(number, np.flatnonzero(lookup >= 0))
     if not known.all():
@@ -63,10 +79,32 @@ def load_label_map(path: Path, *, crop: bool = True) -> LabelMap:
     cerebrum = np.argwhere(np.isin(number, (2, 3, 41, 42)))
     if not cerebrum.size:
         raise DataError(f"{path}: no cerebral white matter or cortex (labels 2, 3, 41, 42) in it")
+    target = None if t1 is None else _load_target(t1, number, data.shape, affine)
     start = np.zeros(3, dtype=int)
     if crop:
         inside = np.argwhere(number > 0)
         start, stop = inside.min(axis=0), inside.max(axis=0) + 1
-        number = number[tuple(slice(low, high) for low, high in zip(start, stop, strict=True))]
+        box = tuple(slice(low, high) for low, high in zip(start, stop, strict=True))
+        number = number[box]
+        target = None if target is None else target[box]
     index = np.pad(lookup[number].astype(np.uint8), 1)
-    return LabelMap(index, cerebrum.mean(axis=0) - start + 1, Path(path))
+    return LabelMap(
+        index, cerebrum.mean(axis=0) - start + 1, Path(path), None if target is None else np.pad(target, 1)
+    )
+
+
+def _ras(data: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    return np.asarray(nib.as_closest_canonical(nib.Nifti1Image(data, affine)).dataobj, dtype=np.float32)
+
+
+def _load_target(
+    path: Path, number: npt.NDArray[np.int64], shape: tuple[int, ...], affine: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """Real T1 on the label map's RAS grid, lesions of the white matter (labels 25, 57) filled."""
+    data, own = io.load(path)
+    if data.shape != shape or not np.allclose(own, affine, atol=1e-3):
+        raise DataError(
+            f"{path}: shape {data.shape} or position differs from its label map's {shape}; resample it to that grid"
+        )
+    grey = _ras(data, own)
+    return np.asarray(lesions.fill(grey, np.isin(number, (25, 57)), np.isin(number, (2, 41))), dtype=np.float32)
