@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add_argument("output", type=Path, metavar="OUT", help="folder for the images")
     generate.add_argument("--number", type=int, default=4, help="images to make (default: %(default)s)")
     generate.add_argument("--seed", type=int, default=1, help="same seed, same images (default: %(default)s)")
-    generate.add_argument("--preset", default="clinical", help="clinical, synthsr-2021, synthsr-2023, synthseg, tutorial")
+    generate.add_argument(
+        "--preset", default="clinical", help="clinical, synthsr-2021, synthsr-2023, synthseg, tutorial"
+    )
     generate.set_defaults(run=_generate)
 
     train = commands.add_parser("train", help="train the networks of a configuration; resumes where it stopped")

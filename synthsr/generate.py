@@ -55,7 +55,13 @@ def generate(source: Path, output: Path, *, number: int, seed: int, preset: str 
         io.save(numbers[made.channel[0].numpy()], grid, output / f"{name}_dseg.nii.gz")
         files.write_json(
             output / f"{name}.json",
-            {"Synthetic": True, "LabelMap": label_map.path.name, "Preset": preset, "Seed": [seed, position], **_plain(params)},
+            {
+                "Synthetic": True,
+                "LabelMap": label_map.path.name,
+                "Preset": preset,
+                "Seed": [seed, position],
+                **_plain(params),
+            },
         )
         written.append(output / f"{name}_image.nii.gz")
     return written

@@ -100,9 +100,7 @@ def grown(mask: Tensor, voxels: int) -> Tensor:
             work = F.max_pool3d(work, 3, 1, 1)
         else:
             kernels = [(3, 1, 1), (1, 3, 1), (1, 1, 3)]
-            work = torch.stack(
-                [F.max_pool3d(work, k, 1, tuple(side // 2 for side in k)) for k in kernels]
-            ).amax(0)
+            work = torch.stack([F.max_pool3d(work, k, 1, tuple(side // 2 for side in k)) for k in kernels]).amax(0)
     return work[0, 0] if grow else 1 - work[0, 0]
 
 
@@ -162,7 +160,9 @@ class GibbsRinging(Step):
             for channel, axis, kept in zip(image, draw["axis"], draw["kept"], strict=True):
                 if kept < 1:
                     spectrum = torch.fft.rfft(channel, dim=int(axis))
-                    spectrum.narrow(int(axis), (low := int(kept * spectrum.shape[axis])), spectrum.shape[axis] - low).zero_()
+                    spectrum.narrow(
+                        int(axis), (low := int(kept * spectrum.shape[axis])), spectrum.shape[axis] - low
+                    ).zero_()
                     channel.copy_(torch.fft.irfft(spectrum, n=scene.size, dim=int(axis)).abs_())
         return result
 

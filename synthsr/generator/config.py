@@ -16,7 +16,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -96,9 +96,9 @@ class GeneratorConfig:
     field_mm: int = 192
     voxel_size_mm: int = 1
     channels: int = 1
-    deformation: Deformation = Deformation()
-    lesions: Lesions = Lesions()
-    target: Target = Target()
+    deformation: Deformation = field(default_factory=Deformation)
+    lesions: Lesions = field(default_factory=Lesions)
+    target: Target = field(default_factory=Target)
 
     @property
     def size(self) -> int:
@@ -209,6 +209,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Path:
         return Path(str(value)).expanduser()
     wanted_types: dict[Any, tuple[type, ...]] = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}
-    if hint in wanted_types and (not isinstance(value, wanted_types[hint]) or (isinstance(value, bool) != (hint is bool))):
+    if hint in wanted_types and (
+        not isinstance(value, wanted_types[hint]) or (isinstance(value, bool) != (hint is bool))
+    ):
         raise ConfigurationError(f"{where}: expected {hint.__name__}, found {value!r}")
     return hint(value) if hint in wanted_types else value

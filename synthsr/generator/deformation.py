@@ -15,6 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Array = npt.NDArray[np.float64]
+#: Largest distance of the points between which the velocity field is integrated.
+INTEGRATION_SPACING_MM = 4.0
+#: Largest standard deviation of the velocity field per distance of its control points.
+STEEPEST = 0.25
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Deformation:
     translation_mm
         Offset of the field's centre from the cerebrum's, per axis, U(−, +).
     velocity_sd_mm
-        Standard deviation of the stationary velocity field, U(low, high).
+        Standard deviation of the stationary velocity field, U(low, high); at most :data:`STEEPEST` times the distance
+        of its control points, so that dense fields do not fold.
     velocity_points
         Control points of the velocity field per axis, drawn from low to high (both included).
     flip_probability
@@ -50,12 +55,13 @@ class Deformation:
     velocity_points: tuple[int, int] = (12, 12)
     flip_probability: float = 0.5
 
-    def sample(self, rng: np.random.Generator) -> DeformationDraw:
-        """Draw one deformation."""
+    def sample(self, rng: np.random.Generator, field_mm: float) -> DeformationDraw:
+        """Draw one deformation for a cubic field of view of that side."""
         points = int(rng.integers(self.velocity_points[0], self.velocity_points[1], endpoint=True))
+        sd_mm = min(rng.uniform(*self.velocity_sd_mm), STEEPEST * field_mm / (points - 1))
         return DeformationDraw(
             affine=self._sample_affine(rng),
-            velocity_mm=rng.uniform(*self.velocity_sd_mm) * rng.standard_normal((3, points, points, points)),
+            velocity_mm=sd_mm * rng.standard_normal((3, points, points, points)),
             flip=bool(rng.random() < self.flip_probability),
         )
 
@@ -90,7 +96,7 @@ class DeformationDraw:
     flip: bool
 
     def coordinates(
-        self, centre: Array, *, size: int, voxel_size_mm: float, device: torch.device, coarse: int | None = None
+        self, centre: Array, *, size: int, voxel_size_mm: float, device: torch.device
     ) -> Tensor:
         """Source voxel of every output voxel.
 
@@ -105,14 +111,12 @@ class DeformationDraw:
             The cubic output grid.
         device
             Where to compute.
-        coarse
-            Points per axis of the integration grid; a quarter of the output's by default.
 
         Returns
         -------
         Shape (3, size, size, size), float32.
         """
-        coarse = coarse or max(self.velocity_mm.shape[-1], size // 4 + 1)
+        coarse = max(self.velocity_mm.shape[-1], int(size * voxel_size_mm / INTEGRATION_SPACING_MM) + 1)
         half = (size - 1) / 2 * voxel_size_mm
         axis_mm = torch.linspace(-half, half, coarse, device=device)
         place = torch.stack(torch.meshgrid(axis_mm, axis_mm, axis_mm, indexing="ij"))

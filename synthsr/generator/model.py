@@ -98,7 +98,7 @@ class Generator:
     def sample(self, rng: np.random.Generator) -> Params:
         """Draw the parameters of one image."""
         return Params(
-            deformation=self.config.deformation.sample(rng),
+            deformation=self.config.deformation.sample(rng, self.config.field_mm),
             lesions=self._lesions.sample(rng),
             steps=tuple(step.sample(rng, self.config.channels) for step in self.config.steps),
         )

@@ -88,9 +88,7 @@ def load_label_map(path: Path, *, t1: Path | None = None, crop: bool = True) -> 
         number = number[box]
         target = None if target is None else target[box]
     index = np.pad(lookup[number].astype(np.uint8), 1)
-    return LabelMap(
-        index, cerebrum.mean(axis=0) - start + 1, Path(path), None if target is None else np.pad(target, 1)
-    )
+    return LabelMap(index, cerebrum.mean(axis=0) - start + 1, Path(path), None if target is None else np.pad(target, 1))
 
 
 def _ras(data: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -160,7 +160,9 @@ class Mixture(Step):
         made = []
         for index, draw in zip(scene.index, draws, strict=True):
             flat = index.reshape(-1)
-            mean, sd = (torch.as_tensor(draw[k], dtype=images.dtype, device=images.device) for k in ("mean_grey", "sd_grey"))
+            mean, sd = (
+                torch.as_tensor(draw[k], dtype=images.dtype, device=images.device) for k in ("mean_grey", "sd_grey")
+            )
             noise = normal_noise((scene.channels, flat.numel()), draw["seed"], images.device)
             made.append(noise.mul_(sd[:, flat]).add_(mean[:, flat]).reshape(scene.channels, *index.shape))
         return torch.stack(made)
@@ -424,7 +426,7 @@ class Acquire(Step):
         Slices may be thinner than their distance, U(voxel size, distance) [REF]; else they touch [S21].
     profile
         Standard deviation of the slice profile as a share of the slice thickness: 0.42 [REF]; or
-        2·ln(10)/2π = 0.733, which leaves a tenth of the power at the cut-off [S21].
+        2·ln(10)/2π = 0.733 [S21].
     profile_jitter
         Factor on it, U(low, high).
     fixed_spacing_mm

@@ -1,4 +1,4 @@
-"""Properties of the generator that hold for every draw, and the distribution of the draws."""
+"""Properties of the generator that hold for every draw and every preset, and the distributions of the draws."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ from scipy import stats
 from torch import Tensor
 
 from synthsr import labels
-from synthsr.errors import DataError
-from synthsr.generator import Generator, GeneratorConfig, LabelMap, Params, load_label_map
-from synthsr.generator.model import integrate
+from synthsr.errors import ConfigurationError, DataError
+from synthsr.generator import PRESETS, Generator, GeneratorConfig, LabelMap, Params, load_label_map, read_config
+from synthsr.generator.deformation import DeformationDraw, integrate
 
 SIZE = 32
-#: Control points 10 mm apart, about as far as in the default field of view.
-SMALL = GeneratorConfig(field_mm=SIZE, translation_mm=3, warp_points=4, bias_points=3)
-#: Nothing random but the noise's seed.
-STILL = GeneratorConfig(
-    field_mm=SIZE, rotation_deg=0, scaling=0, shear=0, translation_mm=0, warp_sd_max_mm=0, flip_probability=0,
-    sd_grey=(0, 0), tissue_tied_probability=0, dark_background_probability=0, bias_sd_max=0, gamma_log_sd=0,
-    high_resolution_probability=1, cut_probability=0,
-)  # fmt: skip
+#: No deformation at all.
+UNDEFORMED = {
+    "rotation_deg": 0, "scaling": 0, "shear": 0, "translation_mm": 0, "velocity_sd_mm": [0, 0], "flip_probability": 0,
+}  # fmt: skip
+#: Nothing random but label means.
+STILL = read_config({"field_mm": SIZE, "deformation": UNDEFORMED, "steps": [{"mixture": {"sd_grey": [0, 0]}}]})
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(max_examples=8, deadline=None, derandomize=True, database=None)
+
+
+def small(preset: str = "clinical", **changes: Any) -> GeneratorConfig:
+    """A preset in a small field, with control points about as far apart as in the default one."""
+    deformation = {"translation_mm": 3, "velocity_points": [4, 4], **changes.pop("deformation", {})}
+    return read_config({"preset": preset, "field_mm": SIZE, "deformation": deformation, **changes})
 
 
 def head_numbers(size: int = 28) -> npt.NDArray[np.int32]:
@@ -82,100 +86,150 @@ def draw(config: GeneratorConfig, seed: int) -> Params:
     return Generator(config).sample(np.random.default_rng(seed))
 
 
+def with_deformation(params: Params, **changes: Any) -> Params:
+    return replace(params, deformation=replace(params.deformation, **changes))
+
+
+def inside(mask: Tensor) -> Tensor:
+    """Voxels two away from everything else."""
+    return F.avg_pool3d(mask[None, None].float(), 5, 1, 2)[0, 0] == 1
+
+
 class TestImages:
-    @few
+    @pytest.mark.parametrize("preset", PRESETS)
+    @settings(few, max_examples=3)
     @given(seed=seeds)
-    def test_same_seed_same_parameters(self, seed: int) -> None:
-        first, second = draw(SMALL, seed), draw(SMALL, seed)
-        for entry in fields(Params):
-            np.testing.assert_array_equal(getattr(first, entry.name), getattr(second, entry.name), entry.name)
+    def test_same_seed_same_image_in_any_batch(self, head: LabelMap, preset: str, seed: int) -> None:
+        config = small(preset, channels=2, lesions={"probability": 1, "volume_mm3": [20, 200]})
+        generator = Generator(config)
+        first, second = draw(config, seed), draw(config, seed)
+        alone = generator.apply([head], [first])
+        batch = generator.apply([mirrored(head), head], [draw(config, seed + 1), second])
+        for entry in fields(alone):
+            torch.testing.assert_close(
+                getattr(alone, entry.name)[0], getattr(batch, entry.name)[1], atol=0, rtol=0, msg=entry.name
+            )
 
-    @few
-    @given(seed=seeds)
-    def test_same_parameters_same_image(self, head: LabelMap, seed: int) -> None:
-        params = draw(SMALL, seed)
-        first, second = Generator(SMALL).apply(head, params), Generator(SMALL).apply(head, params)
-        for name in ("image", "target", "channel"):
-            assert torch.equal(getattr(first, name), getattr(second, name)), name
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_gpu_gives_the_same_but_for_noise(self, head: LabelMap, preset: str) -> None:
+        """Voxel noise comes from the device's own generator; all else agrees."""
+        config = small(preset, channels=2, change={"mixture": {"sd_grey": [0, 0]}})
+        config = replace(config, steps=tuple(s for s in config.steps if type(s).__name__ != "Noise"))
+        params = draw(config, 1)
+        one, other = (Generator(config, device).apply([head], [params]) for device in ("cpu", "cuda"))
+        assert (one.channel != other.channel.cpu()).float().mean() < 1e-3
+        assert (one.image - other.image.cpu()).abs().mean() < 1e-3
 
-    @settings(few, max_examples=20)
-    @given(seed=seeds, voxel_size_mm=st.sampled_from([1, 2]))
-    def test_images_are_images(self, head: LabelMap, seed: int, voxel_size_mm: int) -> None:
-        config = replace(SMALL, voxel_size_mm=voxel_size_mm)
-        result = Generator(config).apply(head, draw(config, seed))
-        size = SIZE // voxel_size_mm
-        assert result.image.shape == result.target.shape == (1, 1, size, size, size)
+    @pytest.mark.parametrize("preset", PRESETS)
+    @settings(few, max_examples=6)
+    @given(seed=seeds, voxel_size_mm=st.sampled_from([1, 2]), channels=st.sampled_from([1, 3]))
+    def test_images_are_images(self, head: LabelMap, preset: str, seed: int, voxel_size_mm: int, channels: int) -> None:
+        config = small(preset, voxel_size_mm=voxel_size_mm, channels=channels)
+        result = Generator(config).apply([head, head], [draw(config, seed), draw(config, seed + 1)])
+        shape = (SIZE // voxel_size_mm,) * 3
+        assert result.image.shape == result.reliability.shape == (2, channels, *shape)
+        assert result.target.shape == (2, 1, *shape)
         assert result.image.dtype == result.target.dtype == torch.float32
-        assert torch.isfinite(result.image).all() and result.image.std() > 0.01
-        assert (result.image.min(), result.image.max()) == (0, 1)
+        assert torch.isfinite(result.image).all() and torch.isfinite(result.target).all()
+        assert result.image.std(dim=(2, 3, 4)).min() > 0.01
+        assert (result.image.amin(dim=(2, 3, 4)) == 0).all() and (result.image.amax(dim=(2, 3, 4)) == 1).all()
         assert result.target.min() >= 0 and result.target.max() <= 110 / 255 + 1e-6
-        assert result.channel.shape == (1, size, size, size) and result.channel.dtype == torch.int64
+        assert result.reliability.min() >= 0 and result.reliability.max() <= 1
+        assert result.channel.shape == (2, *shape) and result.channel.dtype == torch.int64
         assert result.channel.min() >= 0 and result.channel.max() < len(labels.segmentation_numbers())
+        assert not result.lesion.any()
 
     def test_target_has_the_grey_levels_of_a_t1(self, head: LabelMap) -> None:
-        result = Generator(STILL).apply(head, draw(STILL, 1))
-        white = placed(head) == labels.index_lookup()[2]
-        inside = F.avg_pool3d(white[None, None].float(), 5, 1, 2) == 1
-        torch.testing.assert_close(result.target[inside] * 255, torch.full((int(inside.sum()),), 110.0))
+        result = Generator(STILL).apply([head], [draw(STILL, 1)])
+        white = inside(placed(head) == labels.index_lookup()[2])
+        torch.testing.assert_close(result.target[0, 0][white] * 255, torch.full((int(white.sum()),), 110.0))
+
+    def test_ten_thousand_draws(self, head: LabelMap) -> None:
+        """No image is constant, not finite, or empty of brain."""
+        brain = torch.tensor([1 <= number <= 499 for number in labels.segmentation_numbers()])
+        for preset in PRESETS:
+            config = small(preset, voxel_size_mm=2)
+            generator, rng = Generator(config), np.random.default_rng(1)
+            for _ in range(100):
+                made = generator.apply([head] * 20, [generator.sample(rng) for _ in range(20)])
+                assert torch.isfinite(made.image).all()
+                assert made.image.std(dim=(2, 3, 4)).min() > 1e-3
+                assert brain[made.channel].sum(dim=(1, 2, 3)).min() > 0
 
 
 class TestGeometry:
     def test_zero_strength_is_identity(self, head: LabelMap) -> None:
         assert torch.equal(Generator(STILL).deform(head, draw(STILL, 1)), placed(head))
 
-    def test_zero_strength_keeps_one_grey_level_a_label(self, head: LabelMap) -> None:
-        """Up to the 0.5 mm blur every image gets, which the middle of a large structure does not see."""
-        params = draw(STILL, 1)
-        result = Generator(STILL).apply(head, params)
-        index = placed(head)
-        white = index == labels.index_lookup()[41]
-        inside = F.avg_pool3d(white[None, None].float(), 5, 1, 2) == 1
-        assert inside.sum() > 20
-        assert result.image[inside].max() - result.image[inside].min() < 1e-5
+    def test_zero_strength_steps_change_nothing(self, head: LabelMap) -> None:
+        """Every step at strength zero, after the mixture."""
+        nothing = [
+            {"bias": {"log_sd": [0, 0]}}, {"attenuation": {"drop": [0, 0]}}, {"gamma": {"exponent": [1, 1]}},
+            {"blur": {"sd_mm": [0, 0]}}, {"noise": {"sd": [0, 0]}}, {"misalign": {"rotation_deg": 0, "translation_mm": 0}},
+            {"acquire": {"high_resolution_probability": 1}},
+            {"realign": {"rotation_error_deg": 0, "translation_error_mm": 0}}, {"cut_field_of_view": {"probability": 0}},
+            {"clear_slices": {"probability": 0}}, {"skull_strip": {"probability": 0}},
+            {"rician_noise": {"probability": 0}}, {"gibbs_ringing": {"probability": 0}},
+            {"motion_ghosting": {"probability": 0}}, {"fractal_field": {"probability": 0}},
+        ]  # fmt: skip
+        given = {"field_mm": SIZE, "channels": 2, "deformation": UNDEFORMED}
+        plain = read_config({**given, "steps": [{"mixture": {}}]})
+        idle = read_config({**given, "steps": [{"mixture": {}}, *nothing]})
+        expected, found = (Generator(config).apply([head], [draw(config, 4)]) for config in (plain, idle))
+        torch.testing.assert_close(found.image, expected.image, atol=2e-5, rtol=0)
+        assert (found.reliability == 1).all()
 
     def test_flip_swaps_sides(self, head: LabelMap) -> None:
-        params = replace(draw(STILL, 1), flip=True)
+        params = with_deformation(draw(STILL, 1), flip=True)
         mirror = torch.from_numpy(labels.mirror_of_index().astype(np.int64))
         assert torch.equal(Generator(STILL).deform(head, params), mirror[placed(head)].flip(0))
 
     @few
     @given(seed=seeds)
     def test_flip_is_deforming_the_mirrored_head(self, head: LabelMap, seed: int) -> None:
-        generator, params = Generator(SMALL), draw(SMALL, seed)
-        flipped = generator.deform(head, replace(params, flip=True))
-        expected = generator.deform(mirrored(head), replace(params, flip=False))
+        generator, params = Generator(small()), draw(small(), seed)
+        flipped = generator.deform(head, with_deformation(params, flip=True))
+        expected = generator.deform(mirrored(head), with_deformation(params, flip=False))
         assert (flipped != expected).float().mean() < 1e-3  # ties between two voxels may round to either
 
     @few
     @given(seed=seeds)
     def test_label_map_stays_a_label_map(self, head: LabelMap, seed: int) -> None:
-        params = draw(SMALL, seed)
+        params = draw(small(), seed)
         present = set(np.unique(head.index).tolist())
-        if params.flip:
+        if params.deformation.flip:
             present = {int(labels.mirror_of_index()[index]) for index in present}
-        assert set(Generator(SMALL).deform(head, params).unique().tolist()) <= present
+        assert set(Generator(small()).deform(head, params).unique().tolist()) <= present
 
     @few
     @given(seed=seeds)
     def test_affine_moves_points_as_it_should(self, head: LabelMap, seed: int) -> None:
-        config = replace(SMALL, warp_sd_max_mm=0, flip_probability=0)
+        config = small(deformation={"velocity_sd_mm": [0, 0], "flip_probability": 0})
         params = draw(config, seed)
         place = Generator(config).coordinates(head, params).double()
         point = np.array([3, 30, 17])
-        expected = params.affine[:, :3] @ (point - (SIZE - 1) / 2) + params.affine[:, 3] + head.centre
+        affine = params.deformation.affine
+        expected = affine[:, :3] @ (point - (SIZE - 1) / 2) + affine[:, 3] + head.centre
         np.testing.assert_allclose(place[:, 3, 30, 17], expected, atol=1e-4)
 
     @few
     @given(seed=seeds)
     def test_jacobian_determinant_is_positive(self, head: LabelMap, seed: int) -> None:
-        config = replace(SMALL, field_mm=48, warp_points=5, flip_probability=0)
+        config = small(deformation={"velocity_points": [5, 5], "flip_probability": 0})
+        config = replace(config, field_mm=48)
         assert jacobian_determinant(Generator(config).coordinates(head, draw(config, seed))).min() > 0
 
-    def test_jacobian_determinant_of_the_default_field_is_positive(self, head: LabelMap) -> None:
-        config = GeneratorConfig(voxel_size_mm=4, flip_probability=0)
-        params = draw(config, 1)
-        params = replace(params, velocity_mm=3 * params.velocity_mm / params.velocity_mm.std())
-        assert jacobian_determinant(Generator(config).coordinates(head, params)).min() > 0
+    @pytest.mark.parametrize("preset", PRESETS)
+    def test_jacobian_determinant_of_the_strongest_warp_is_positive(self, head: LabelMap, preset: str) -> None:
+        deformation = read_config({"preset": preset}).deformation
+        strongest = {"velocity_sd_mm": [deformation.velocity_sd_mm[1]] * 2, "flip_probability": 0}
+        for points in deformation.velocity_points:
+            config = read_config(
+                {"preset": preset, "voxel_size_mm": 4, "deformation": {**strongest, "velocity_points": [points] * 2}}
+            )
+            for seed in range(3):
+                assert jacobian_determinant(Generator(config).coordinates(head, draw(config, seed))).min() > 0
 
     @few
     @given(seed=seeds)
@@ -191,9 +245,9 @@ class TestGeometry:
         there, back = integrate(velocity, half), integrate(-velocity, half)
         arrived = (identity + there.movedim(1, -1) / half).flip(-1)
         error = there + F.grid_sample(back, arrived, padding_mode="border", align_corners=True)
-        inside = (..., *(slice(8, -8),) * 3)
-        assert there[inside].norm(dim=1).max() > 0.5
-        assert error[inside].norm(dim=1).max() < 0.1
+        middle = (..., *(slice(8, -8),) * 3)
+        assert there[middle].norm(dim=1).max() > 0.5
+        assert error[middle].norm(dim=1).max() < 0.1
 
     def test_constant_velocity_is_a_translation(self) -> None:
         velocity = torch.tensor([2.0, -1.0, 0.5]).reshape(1, 3, 1, 1, 1).expand(1, 3, 9, 9, 9)
@@ -206,53 +260,253 @@ def jacobian_determinant(place: Tensor) -> Tensor:
     return torch.linalg.det(torch.stack([c - place[:, :-1, :-1, :-1] for c in columns], dim=-1).permute(1, 2, 3, 0, 4))
 
 
+class TestAcquisition:
+    def phantom(self, spacing_mm: tuple[float, float, float], **changes: Any) -> tuple[Generator, Params]:
+        acquire = {"fixed_spacing_mm": [list(spacing_mm)], "gaps": False, "profile_jitter": [1, 1], **changes}
+        config = read_config(
+            {
+                "field_mm": SIZE,
+                "deformation": UNDEFORMED,
+                "steps": [{"mixture": {"sd_grey": [0, 0]}}, {"acquire": acquire}],
+            }
+        )
+        return Generator(config), draw(config, 3)
+
+    @pytest.mark.parametrize("axis", [0, 1, 2])
+    def test_reliability_is_one_on_slices_and_zero_between(self, head: LabelMap, axis: int) -> None:
+        spacing = [1.0, 1.0, 1.0]
+        spacing[axis] = 4.0
+        generator, params = self.phantom((spacing[0], spacing[1], spacing[2]))
+        params.steps[1]["offset_mm"][:] = 2.0
+        found = generator.apply([head], [params]).reliability[0, 0].movedim(axis, 0)
+        expected = torch.zeros(SIZE)
+        expected[2::4] = 1
+        assert torch.equal(found, expected[:, None, None].expand(SIZE, SIZE, SIZE))
+
+    def test_slices_between_voxels_are_shared(self, head: LabelMap) -> None:
+        generator, params = self.phantom((1.0, 1.0, 5.0))
+        params.steps[1]["offset_mm"][:] = 1.25
+        found = generator.apply([head], [params]).reliability[0, 0, 0, 0]
+        torch.testing.assert_close(found[:8], torch.tensor([0, 0.75, 0.25, 0, 0, 0, 0.75, 0.25]))
+
+    @pytest.mark.parametrize(("profile", "spacing"), [(0.42, 6.0), (2 * np.log(10) / (2 * np.pi), 4.0)])
+    def test_slice_profile_has_its_analytic_width(self, profile: float, spacing: float) -> None:
+        """Variance of what a thin plate leaves in a dense stack: that of the profile."""
+        from synthsr import resample
+
+        sd = profile * spacing
+        plate = torch.zeros(1, 1, 65, 3, 3)
+        plate[:, :, 32] = 1
+        blurred = resample.apply(plate, resample.acquisition(65, 1.0, sd), 2)[0, 0, :, 1, 1].double()
+        place = torch.arange(65) - 32.0
+        np.testing.assert_allclose(float((blurred * place**2).sum() / blurred.sum()) ** 0.5, sd, rtol=0.01)
+
+    def test_channels_return_to_their_place(self, head: LabelMap) -> None:
+        """Without registration error, misaligned channels come back to within the blur of two interpolations."""
+        steps = [
+            {"mixture": {"sd_grey": [0, 0]}},
+            {"blur": {"sd_mm": [1.5, 1.5]}},
+            {"misalign": {"rotation_deg": 5, "translation_mm": 2}},
+            {"realign": {"rotation_error_deg": 0, "translation_error_mm": 0}},
+        ]
+        given = {"field_mm": SIZE, "channels": 3, "deformation": UNDEFORMED}
+        away = read_config({**given, "steps": steps})
+        home = read_config({**given, "steps": steps[:2]})
+        params = draw(away, 5)
+        moved = Generator(away).apply([head], [params]).image
+        stayed = Generator(home).apply([head], [replace(params, steps=params.steps[:2])]).image
+        torch.testing.assert_close(moved[0, 0], stayed[0, 0])
+        for channel in (1, 2):
+            both = torch.stack([image[0, channel, 8:-8, 8:-8, 8:-8].flatten() for image in (moved, stayed)])
+            assert torch.corrcoef(both)[0, 1] > 0.99
+
+    def test_channels_have_their_own_spacing(self, head: LabelMap) -> None:
+        acquire = {"fixed_spacing_mm": [[1, 1, 5], [5, 1, 1]], "gaps": False}
+        config = read_config(
+            {
+                "field_mm": SIZE,
+                "channels": 2,
+                "deformation": UNDEFORMED,
+                "steps": [{"mixture": {}}, {"acquire": acquire}],
+            }
+        )
+        result = Generator(config).apply([head], [draw(config, 1)])
+        rough = [result.image[0, c].diff(n=2, dim=axis).abs().mean() for c, axis in ((0, 2), (0, 0), (1, 0), (1, 2))]
+        assert rough[0] < 0.5 * rough[1] and rough[2] < 0.5 * rough[3]
+
+
+class TestTargets:
+    @pytest.fixture
+    def real(self, head: LabelMap) -> LabelMap:
+        rng = np.random.default_rng(2)
+        grey = np.array([label.t1_grey for label in labels.table()], np.float32)[head.index]
+        return replace(head, t1=(7 * grey + rng.normal(0, 20, grey.shape)).astype(np.float32))
+
+    @pytest.mark.parametrize("statistic", ["median", "mean"])
+    def test_real_t1_is_deformed_with_its_labels(self, real: LabelMap, statistic: str) -> None:
+        config = small(target={"white_matter": statistic}, deformation={"velocity_sd_mm": [2, 2]})
+        params = draw(config, 7)
+        result = Generator(config).apply([real], [params])
+        for number in (2, 41, 3, 42):
+            where = result.channel[0] == labels.segmentation_numbers().index(number)
+            expected = labels.by_number()[number].t1_grey / 255
+            assert abs(float(result.target[0, 0][inside(where) | where].median()) - expected) < 0.02
+
+    def test_white_matter_is_scaled(self, real: LabelMap) -> None:
+        assert real.t1 is not None
+        config = read_config({"field_mm": SIZE, "deformation": UNDEFORMED, "steps": ["mixture"]})
+        result = Generator(config).apply([real], [draw(config, 1)])
+        white = torch.isin(placed(real), torch.from_numpy(labels.index_lookup()[[2, 41]].astype(np.int64)))
+        assert float(result.target[0, 0][white].mean()) * 255 == pytest.approx(110, abs=0.01)
+
+    def test_super_resolution_target_is_the_sharp_channel(self, head: LabelMap) -> None:
+        steps = [
+            {"mixture": {}},
+            {"bias": {}},
+            {"acquire": {"fixed_spacing_mm": [[1, 1, 5], [1, 5, 1]], "gaps": False}},
+        ]
+        given = {
+            "field_mm": SIZE,
+            "channels": 2,
+            "deformation": UNDEFORMED,
+            "target": {"kind": "channel", "channel": 1},
+        }
+        config = read_config({**given, "steps": steps})
+        params = draw(config, 2)
+        result = Generator(config).apply([head], [params])
+        sharp = read_config({**given, "steps": steps[:2]})
+        before = Generator(sharp).apply([head], [replace(params, steps=params.steps[:2])]).image[:, 1:]
+        assert torch.corrcoef(torch.stack([result.target.flatten(), before.flatten()]))[0, 1] > 1 - 1e-5
+        residual = result.target - result.image[:, 1:]
+        assert abs(float(residual.mean())) < 0.1 * float(residual.std())
+
+    def test_lesions_are_in_the_image_and_not_in_the_target(self, head: LabelMap) -> None:
+        lesions = {"probability": 1, "number": [1, 1], "volume_mm3": [300, 600]}
+        steps = [{"mixture": {"sd_grey": [0, 0]}}]
+        given = {"field_mm": SIZE, "deformation": UNDEFORMED, "steps": steps}
+        with_lesions, without = read_config({**given, "lesions": lesions}), read_config(given)
+        params = draw(with_lesions, 3)
+        ill = Generator(with_lesions).apply([head], [params])
+        healthy = Generator(without).apply([head], [replace(params, lesions=[])])
+        assert 50 < ill.lesion.sum() < 2000
+        assert torch.equal(ill.target, healthy.target) and torch.equal(ill.channel, healthy.channel)
+        index = placed(head)
+        brain = torch.tensor([1 <= label.number <= 499 for label in labels.table()])
+        assert brain[index][ill.lesion[0]].all(), "no lesion outside the brain"
+        grey = torch.from_numpy(params.steps[0]["mean_grey"][0]).float()
+        left, right = labels.index_lookup()[[25, 57]].tolist()
+        assert grey[left] == grey[right]
+        raw = grey[index].clone()
+        raw[ill.lesion[0]] = grey[left]
+        torch.testing.assert_close(ill.image[0, 0], (raw - raw.min()) / (raw.max() - raw.min()))
+
+    def test_masks_are_used_as_lesions(self, head: LabelMap, tmp_path: Path) -> None:
+        mask = np.zeros((40, 40, 40), np.uint8)
+        mask[10:14, 10:15, 10:16] = 1
+        nib.save(nib.Nifti1Image(mask, np.eye(4)), tmp_path / "mask.nii.gz")
+        shape = {"masks": str(tmp_path), "mask_probability": 1, "rotation_deg": 0, "scaling": 0}
+        lesions = {"probability": 1, "number": [1, 1], **shape}
+        config = read_config({"field_mm": SIZE, "deformation": UNDEFORMED, "steps": ["mixture"], "lesions": lesions})
+        for seed in range(20):
+            params = draw(config, seed)
+            made = Generator(config).apply([head], [params])
+            where = torch.nonzero(made.lesion[0])
+            extent = (where.amax(0) - where.amin(0) + 1).tolist()
+            assert extent[0] <= 4 and extent[1] <= 5 and extent[2] <= 6
+        assert made.lesion.sum() > 20
+
+
 @cache
-def draws(**changes: Any) -> list[Params]:
-    """Two thousand draws of the default configuration with some changes; few control points, for speed."""
-    rng = np.random.default_rng(1)
-    generator = Generator(replace(GeneratorConfig(warp_points=4), **changes))
-    return [generator.sample(rng) for _ in range(2000)]
+def draws(preset: str, number: int = 10_000) -> list[Params]:
+    """Draws of a preset; few control points, for speed."""
+    config = read_config({"preset": preset, "deformation": {"velocity_points": [2, 2]}})
+    generator, rng = Generator(config), np.random.default_rng(1)
+    return [generator.sample(rng) for _ in range(number)]
 
 
-#: How each parameter is read off the draws, and its distribution. An affine matrix holds the product of its parts, so
-#: rotations are seen without scaling and shear, and these without rotation.
-UNROTATED = {"rotation_deg": 0.0, "tissue_tied_probability": 0.0}
-TURNED = {"scaling": 0.0, "shear": 0.0, "tissue_tied_probability": 1.0, "tissue_jitter_grey": 0.0}
-DENSE = {"bias_points": 9, "warp_points": 9}
-DISTRIBUTIONS: dict[str, tuple[dict[str, Any], Callable[[Params], float], Any]] = {
-    "translation": ({}, lambda p: p.affine[1, 3], stats.uniform(-12, 24)),
-    "rotation": (TURNED, lambda p: float(np.degrees(np.arcsin(p.affine[2, 0]))), stats.uniform(-15, 30)),
-    "scaling": (UNROTATED, lambda p: p.affine[2, 2], stats.uniform(0.85, 0.3)),
-    "shear": (UNROTATED, lambda p: p.affine[0, 2] / p.affine[2, 2], stats.uniform(-0.012, 0.024)),
-    "gamma": ({}, lambda p: p.gamma, stats.lognorm(0.4)),
-    "mean": (UNROTATED, lambda p: p.mean_grey[5], stats.uniform(25, 200)),
-    "sd": (UNROTATED, lambda p: p.sd_grey[5], stats.uniform(0, 25)),
-    "tissue": (TURNED, lambda p: p.mean_grey[1], stats.uniform(25, 200)),
-    "bias": (DENSE, lambda p: float(p.log_bias.std()), stats.uniform(0, 0.3)),
-    "warp": (DENSE, lambda p: float(p.velocity_mm.std()), stats.uniform(0, 3)),
+def step(preset: str, name: str) -> int:
+    """Position of a step in a preset."""
+    kinds = [type(entry).__name__ for entry in read_config({"preset": preset}).steps]
+    return kinds.index(name)
+
+
+#: Preset, what is read off a draw, and its distribution [SCIENCE, generator table].
+DISTRIBUTIONS: dict[str, tuple[str, Callable[[Params], float], Any]] = {
+    "2021 rotation": ("synthsr-2021", lambda p: rotation_deg(p.deformation), stats.uniform(-10, 20)),
+    "2023 rotation": ("synthsr-2023", lambda p: rotation_deg(p.deformation), stats.uniform(-15, 30)),
+    "tutorial translation": ("tutorial", lambda p: p.deformation.affine[1, 3], stats.uniform(-30, 60)),
+    "clinical translation": ("clinical", lambda p: p.deformation.affine[1, 3], stats.uniform(-12, 24)),
+    "2021 volume scaling": ("synthsr-2021", lambda p: log_volume(p.deformation), None),
+    "2021 gamma": (
+        "synthsr-2021",
+        lambda p: p.steps[step("synthsr-2021", "Gamma")]["gamma"][0],
+        stats.uniform(0.7, 0.6),
+    ),
+    "2023 gamma": ("synthsr-2023", lambda p: p.steps[step("synthsr-2023", "Gamma")]["gamma"][0], stats.lognorm(0.5)),
+    "tutorial gamma": ("tutorial", lambda p: p.steps[step("tutorial", "Gamma")]["gamma"][0], stats.uniform(0.5, 1)),
+    "synthseg mean": ("synthseg", lambda p: p.steps[0]["mean_grey"][0, 5], stats.uniform(25, 200)),
+    "synthseg sd": ("synthseg", lambda p: p.steps[0]["sd_grey"][0, 5], stats.uniform(5, 20)),
+    "tutorial noise": ("tutorial", lambda p: p.steps[step("tutorial", "Noise")]["sd"][0], stats.uniform(0, 0.1)),
+    "tutorial blur": ("tutorial", lambda p: p.steps[step("tutorial", "Blur")]["sd_mm"][0], stats.uniform(0, 2)),
+    "2021 bias": (
+        "synthsr-2021",
+        lambda p: p.steps[step("synthsr-2021", "Bias")]["log_bias"][0, 0, 0, 0],
+        stats.norm(0, 0.5),
+    ),
+    "2021 spacing": (
+        "synthsr-2021",
+        lambda p: p.steps[step("synthsr-2021", "Acquire")]["spacing_mm"].max(),
+        stats.uniform(1, 8),
+    ),
 }
 
 
+def rotation_deg(deformation: DeformationDraw) -> float:
+    """About the x axis, read off the orthogonal part of the matrix; shear and unequal scaling disturb it little."""
+    u, _, v = np.linalg.svd(deformation.affine[:, :3])
+    matrix = u @ v
+    return float(np.degrees(np.arctan2(matrix[2, 1], matrix[2, 2])))
+
+
+def log_volume(deformation: DeformationDraw) -> float:
+    return float(np.log(np.linalg.det(deformation.affine[:, :3])))
+
+
 class TestDraws:
-    @pytest.mark.parametrize("name", DISTRIBUTIONS)
+    @pytest.mark.parametrize("name", [name for name, row in DISTRIBUTIONS.items() if row[2] is not None])
     def test_distribution(self, name: str) -> None:
-        changes, measure, distribution = DISTRIBUTIONS[name]
-        assert stats.kstest([measure(params) for params in draws(**changes)], distribution.cdf).pvalue > 0.001
+        preset, measure, distribution = DISTRIBUTIONS[name]
+        # The rotation read off a sheared matrix is a little blurred, so fewer draws are asked about it.
+        values = [measure(params) for params in draws(preset)][: 2000 if "rotation" in name else None]
+        assert stats.kstest(values, distribution.cdf).pvalue > 0.001
+
+    def test_scaling_in_the_log_domain_is_even(self) -> None:
+        """Shrinking by a tenth is about as likely as growing by it: the logarithm of the volume is centred."""
+        values = np.array([log_volume(params.deformation) for params in draws("synthsr-2021")])
+        assert abs(values.mean() - 1.5 * (np.log(0.9) + np.log(1.1))) < 4 * values.std() / 100
 
     def test_probabilities(self) -> None:
+        acquire, cut = step("clinical", "Acquire"), step("clinical", "CutFieldOfView")
         shares = {
-            "flip": ([params.flip for params in draws()], 0.5),
-            "dark background": ([params.mean_grey[0] < 25 for params in draws()], 0.7),
-            "full resolution": ([params.spacing_mm == (1, 1, 1) for params in draws()], 0.2),
-            "cut": ([params.window != ((0, 1),) * 3 for params in draws()], 0.3),
+            "flip": ([p.deformation.flip for p in draws("clinical")], 0.5),
+            "dark background": ([p.steps[0]["mean_grey"][0, 0] < 25 for p in draws("clinical")], 0.7),
+            "full resolution": ([not p.steps[acquire]["spacing_mm"].any() for p in draws("clinical")], 0.2),
+            "cut": (
+                [
+                    p.steps[cut]["window"].min(initial=1, where=p.steps[cut]["window"] > 0.5) < 1
+                    for p in draws("clinical")
+                ],
+                0.3,
+            ),
         }
         for name, (outcomes, probability) in shares.items():
             assert stats.binomtest(sum(map(bool, outcomes)), len(outcomes), probability).pvalue > 0.001, name
 
     def test_spacing(self) -> None:
         """One thick axis, each as often, up to 9 mm; or all three up to 4 mm."""
-        spacing = np.array([params.spacing_mm for params in draws()])
-        coarse = spacing > 1
+        position = step("clinical", "Acquire")
+        spacing = np.array([params.steps[position]["spacing_mm"][0] for params in draws("clinical")])
+        coarse = spacing > 0
         single = coarse.sum(axis=1) == 1
         assert set(coarse.sum(axis=1)) == {0, 1, 3}
         assert stats.kstest(spacing[single].max(axis=1), stats.uniform(1, 8).cdf).pvalue > 0.001
@@ -260,31 +514,55 @@ class TestDraws:
         assert np.all(isotropic == isotropic[:, :1])
         assert stats.kstest(isotropic[:, 0], stats.uniform(1, 3).cdf).pvalue > 0.001
         assert stats.chisquare([*coarse[single].sum(axis=0), len(isotropic)]).pvalue > 0.001
-        offset = np.array([params.offset_mm for params in draws()])
-        assert np.all(offset[~coarse] == 0)
+        offset = np.array([params.steps[position]["offset_mm"][0] for params in draws("clinical")])
         assert stats.kstest(offset[coarse] / spacing[coarse], stats.uniform(0, 1).cdf).pvalue > 0.001
 
-    def test_slice_blur_lies_between_sharp_and_slice_thickness(self) -> None:
-        spacing, blur = (np.array([getattr(p, name) for p in draws()]) for name in ("spacing_mm", "blur_sd_mm"))
-        assert np.all(blur[spacing == 1] == 0.5)
-        assert np.all(blur >= 0.5) and np.all(blur <= np.hypot(0.5, 0.42 * 1.15 * spacing) + 1e-9)
-
-    def test_window_keeps_most_of_the_field(self) -> None:
-        window = np.array([params.window for params in draws()])
-        assert window.min() >= 0 and window.max() <= 1
-        assert np.diff(window).min() >= 0.8 - 1e-9
+    def test_touching_slices_have_the_width_of_the_paper(self) -> None:
+        """σ = 2·α·ln(10)/(2π)·r with α from 0.8 to 1.2 (Iglesias et al. 2021)."""
+        position = step("synthsr-2021", "Acquire")
+        drawn = [params.steps[position] for params in draws("synthsr-2021")]
+        alpha = np.array([d["profile_sd_mm"].max() / d["spacing_mm"].max() for d in drawn]) / (np.log(10) / np.pi)
+        assert stats.kstest(alpha, stats.uniform(0.8, 0.4).cdf).pvalue > 0.001
 
     def test_sides_share_their_intensities(self) -> None:
         mirror = labels.mirror_of_index()
-        for params in draws()[:100]:
-            np.testing.assert_array_equal(params.mean_grey, params.mean_grey[mirror])
-            np.testing.assert_array_equal(params.sd_grey, params.sd_grey[mirror])
+        for preset in PRESETS:
+            for params in draws(preset)[:100]:
+                mean, sd = params.steps[0]["mean_grey"], params.steps[0]["sd_grey"]
+                np.testing.assert_array_equal(mean, mean[:, mirror])
+                np.testing.assert_array_equal(sd, sd[:, mirror])
 
     def test_tied_tissues_lie_close(self) -> None:
         tissue = np.array([label.tissue for label in labels.table()])
-        config = replace(SMALL, tissue_tied_probability=1)
+        config = read_config({"change": {"mixture": {"tied_probability": 1}}})
         for seed in range(100):
-            assert np.ptp(draw(config, seed).mean_grey[tissue == "grey"]) < 8 * 8
+            assert np.ptp(draw(config, seed).steps[0]["mean_grey"][0, tissue == "grey"]) < 8 * 8
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"preset": "mine"}, "no preset 'mine'; there are clinical"),
+            ({"steps": [{"blurr": {}}]}, "no step 'blurr'"),
+            ({"change": {"bias": {"sd": 3}}}, r"generator.steps.bias: unknown key sd; known keys: log_sd, points"),
+            ({"change": {"realign": {}}}, "realign not among the steps mixture, bias"),
+            ({"deformation": {"rotation_deg": "ten"}}, "deformation.rotation_deg: expected float, found 'ten'"),
+            ({"change": {"bias": {"log_sd": 0.3}}}, "bias.log_sd: expected a list of 2, found 0.3"),
+            ({"target": {"white_matter": "mode"}}, "'mode' is none of median, mean"),
+            ({"steps": ["mixture", "realign"]}, "misalign and realign belong together"),
+            ({"steps": [{"gamma": {}}]}, "give either exponent or log_sd"),
+        ],
+    )
+    def test_wrong_settings_are_named(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(ConfigurationError, match=message):
+            read_config(given)
+
+    def test_a_change_leaves_the_rest(self) -> None:
+        config = read_config({"preset": "synthsr-2023", "change": {"bias": {"log_sd": [0, 0.5]}}})
+        plain = read_config({"preset": "synthsr-2023"})
+        changed = [a != b for a, b in zip(config.steps, plain.steps, strict=True)]
+        assert changed == [type(entry).__name__ == "Bias" for entry in plain.steps]
 
 
 class TestLabelMaps:
@@ -295,8 +573,8 @@ class TestLabelMaps:
     def test_cropped_and_centred(self, tmp_path: Path) -> None:
         number = np.pad(head_numbers(), ((3, 9), (0, 4), (7, 1)))
         source = load_label_map(self.write(tmp_path / "labels.nii.gz", number))
-        inside = np.argwhere(number)
-        assert source.index.shape == tuple(np.ptp(inside, axis=0) + 3)
+        head = np.argwhere(number)
+        assert source.index.shape == tuple(np.ptp(head, axis=0) + 3)
         cerebrum = np.isin(source.index, labels.index_lookup()[[2, 3, 41, 42]])
         np.testing.assert_allclose(source.centre, np.argwhere(cerebrum).mean(axis=0))
 
@@ -306,6 +584,28 @@ class TestLabelMaps:
         turned = load_label_map(tmp_path / "las.nii.gz")
         straight = load_label_map(self.write(tmp_path / "ras.nii.gz", head_numbers()))
         np.testing.assert_array_equal(turned.index, straight.index)
+
+    def test_real_t1_is_cropped_alike_and_its_lesions_are_filled(self, tmp_path: Path) -> None:
+        number = np.pad(head_numbers(), ((3, 9), (0, 4), (7, 1)))
+        grey = (number * 10).astype(np.float32)
+        lesion = np.zeros(number.shape, bool)
+        lesion[10:12, 12:15, 20:23] = True
+        lesion &= number == 2
+        assert lesion.any()
+        grey[lesion] = 0
+        number[lesion] = 25
+        self.write(tmp_path / "labels.nii.gz", number)
+        source = load_label_map(tmp_path / "labels.nii.gz", t1=self.write(tmp_path / "t1.nii.gz", grey))
+        assert source.t1 is not None and source.t1.shape == source.index.shape
+        numbers = np.array([label.number for label in labels.table()])[source.index]
+        np.testing.assert_array_equal(source.t1[numbers == 41], 410)
+        assert np.abs(source.t1[numbers == 25] - 20).max() < 100  # white matter around it: 20 left, 410 right
+        assert np.median(source.t1[numbers == 25]) == pytest.approx(20, abs=5)
+
+    def test_t1_on_another_grid_is_refused(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path / "labels.nii.gz", head_numbers())
+        with pytest.raises(DataError, match=r"t1\.nii\.gz: shape .* differs from its label map's"):
+            load_label_map(path, t1=self.write(tmp_path / "t1.nii.gz", np.ones((9, 9, 9), np.int32)))
 
     def test_unfit_maps_are_refused(self, tmp_path: Path) -> None:
         unknown = head_numbers()
