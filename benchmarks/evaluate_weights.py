@@ -4,8 +4,8 @@
 
 Every map is deformed and given a contrast by seeded draws of the generator (the same draws for every spacing); the
 scan is then taken at 1 mm, or at 5 mm in each orientation. Dice of the segmenter on the scan itself, and on SynthSR's
-output; mean over 23 labels (2, 3, 4, 7, 8, 10–13, 17, 18, their right-hand partners, and 16). Volumes, sums of posteriors
-over the true count of voxels, are given as the median ratio.
+output; mean over 23 labels (2, 3, 4, 7, 8, 10–13, 17, 18, their right-hand partners, and 16). Volumes, sums of
+posteriors over the true count of voxels, are given as the median ratio.
 """
 
 from __future__ import annotations

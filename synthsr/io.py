@@ -97,8 +97,8 @@ def _check_affine(path: Path, affine: npt.NDArray[np.float64], shape: tuple[int,
     shear_deg = np.degrees(np.arcsin(np.abs(cosines - np.eye(3)).max().clip(0, 1)))
     if shear_deg > MAXIMUM_SHEAR_DEG:
         raise DataError(
-            f"{path}: its axes are {90 - shear_deg:.0f}° apart instead of 90°, as of a CT with tilted gantry; resample it "
-            "to a rectangular grid (dcm2niix does when it converts)"
+            f"{path}: its axes are {90 - shear_deg:.0f}° apart instead of 90°, as of a CT with tilted gantry; "
+            "resample it to a rectangular grid (dcm2niix does when it converts)"
         )
 
 

@@ -2,9 +2,9 @@
 
 The segmenter learns cross-entropy plus soft Dice, and at last cross-entropy alone: where the network is unsure, soft
 Dice is best served by posteriors of 1/Dice times the true probability, so that volumes, which are sums of posteriors,
-come out too large by that factor. SynthSR learns L1 to the T1-like target plus λ·(1 − soft Dice) of the frozen segmenter
-on its output, λ = 0.25 for a target with white matter at 1 (Iglesias et al., Science Advances 2023). Every step's
-randomness depends on (seed, network, step) alone, so a resumed run sees the same data in the same order.
+come out too large by that factor. SynthSR learns L1 to the T1-like target plus λ·(1 − soft Dice) of the frozen
+segmenter on its output, λ = 0.25 for a target with white matter at 1 (Iglesias et al., Science Advances 2023). Every
+step's randomness depends on (seed, network, step) alone, so a resumed run sees the same data in the same order.
 """
 
 from __future__ import annotations
