@@ -1,12 +1,13 @@
 """Stages that work through a batch of scans: one job, one model load, many scans.
 
-A batch job declares one output, its table: a row per scan with status, reason, path and SHA-256. The per-scan files
-are side effects. Run again, it checks every file against its hash, remakes only what is missing, changed, or made
-from another input, and leaves an unchanged table untouched.
+A batch job declares one output, its table: a row per scan with status, reason, path and hash. The per-scan files are
+side effects. Run again, it checks the files of every scan against their hash, remakes only what is missing, changed,
+or made from another input, tries again what was rejected, and does not rewrite an unchanged table.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from . import tsv
 from .errors import DataError
 from .layout import BATCH_STAGES, Results
 
-#: Columns of every batch table. ``key`` sums up what decided the output: input hash, weights, algorithm version.
+#: Columns of every batch table. ``path`` is the scan's main file, ``sha256`` the :func:`digest` of all its files,
+#: ``key`` what decided them: hash of the input, hash of the weights, version of the algorithm.
 COLUMNS = ("scan_id", "participant_id", "session_id", "contrast", "status", "reason", "path", "sha256", "key")
 DONE, REJECTED = "done", "rejected"
 
-#: Makes one scan's files from its input row and returns the path of the main one.
-Worker = Callable[[Mapping[str, str]], Path]
+#: A scan's input row.
+Scan = Mapping[str, str]
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -49,9 +51,9 @@ def run(
     table: Path,
     *,
     root: Path,
-    worker: Worker,
-    key: Callable[[Mapping[str, str]], str],
-    also: Callable[[Mapping[str, str]], Sequence[Path]] = lambda scan: (),
+    worker: Callable[[Scan], None],
+    outputs: Callable[[Scan], Sequence[Path]],
+    key: Callable[[Scan], str],
 ) -> pd.DataFrame:
     """Work through the scans of one batch and write its table.
 
@@ -67,10 +69,10 @@ def run(
     worker
         Makes a scan's files. :class:`~synthsr.errors.DataError` rejects the scan with the error's text; any other
         exception stops the job.
+    outputs
+        All files of a scan, the main one first; if one is missing or changed, the scan is made again.
     key
         What decides the output of a row; a change remakes it.
-    also
-        Further files of a scan; if one is missing, the scan is made again.
 
     Returns
     -------
@@ -87,16 +89,17 @@ def run(
         row = {column: scan.get(column, "") for column in COLUMNS[:4]}
         row["key"] = key(scan)
         before = earlier.get(row["scan_id"], {})
-        if before.get("key") == row["key"] and _is_sound(before, root, also(scan)):
+        paths = outputs(scan)
+        if before.get("key") == row["key"] and _is_sound(before, paths):
             rows.append({**row, **{column: before[column] for column in ("status", "reason", "path", "sha256")}})
             continue
         try:
-            path = worker(scan)
+            worker(scan)
             row |= {
                 "status": DONE,
                 "reason": "",
-                "path": path.relative_to(root).as_posix(),
-                "sha256": files.sha256(path),
+                "path": paths[0].relative_to(root).as_posix(),
+                "sha256": digest(paths),
             }
         except DataError as error:
             row |= {"status": REJECTED, "reason": str(error), "path": "", "sha256": ""}
@@ -106,8 +109,11 @@ def run(
     return result
 
 
-def _is_sound(row: Mapping[str, str], root: Path, also: Sequence[Path]) -> bool:
-    if row["status"] == REJECTED:
-        return True
-    path = root / row["path"]
-    return all(other.is_file() for other in also) and path.is_file() and files.sha256(path) == row["sha256"]
+def digest(paths: Sequence[Path]) -> str:
+    """SHA-256 over the hexadecimal SHA-256 of each file, in order, a line each."""
+    return hashlib.sha256("".join(f"{files.sha256(path)}\n" for path in paths).encode()).hexdigest()
+
+
+def _is_sound(row: Scan, paths: Sequence[Path]) -> bool:
+    """A rejection never is: it may have been a full memory that failed, not the scan."""
+    return row["status"] == DONE and all(path.is_file() for path in paths) and digest(paths) == row["sha256"]

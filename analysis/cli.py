@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from .errors import SynthSRError
+from .errors import SynthSRError, ToolError
 
 #: Command → module. A module offers ``add_arguments(parser)`` and ``run(arguments)``; its docstring's first line is
 #: the command's help. Modules import heavy libraries inside ``run``.
@@ -41,7 +41,10 @@ def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; a :class:`SynthSRError` becomes a message on stderr and its exit code."""
+    """Run one command; a :class:`SynthSRError` becomes a message on stderr and its exit code.
+
+    Of the system's errors only the kind is told: the path in them may name a patient, and messages go to logs.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     only = [given[0]] if given and given[0] in COMMANDS else list(COMMANDS)
     parsed = build_parser(only).parse_args(given)
@@ -50,4 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SynthSRError as error:
         print(f"python -m analysis {parsed.command}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        what = f"{type(error).__name__}, {error.strerror or 'no details'}"
+        print(
+            f"python -m analysis {parsed.command}: {what}; see to rights, space and mounts "
+            "(the file is not named, as its path may name a patient)",
+            file=sys.stderr,
+        )
+        return ToolError.exit_code
     return 0

@@ -9,6 +9,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Below this a scan does not show a whole head (Iglesias et al. 2023).
 ICV_MINIMUM_MM3 = 1.1e6
@@ -25,8 +31,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Write ``qc/scans.tsv``."""
     import pandas as pd
 
-    from synthsr.segment import ICV
-
     from . import batch, tsv
     from .layout import Results
 
@@ -36,12 +40,37 @@ def run(arguments: argparse.Namespace) -> None:
         row = {column: scan[column] for column in ("scan_id", "participant_id", "session_id", "contrast", "stage")}
         icv_mm3, reason = float("nan"), scan["reason"]
         if scan["status"] == batch.DONE:
-            volumes = tsv.read(arguments.out / scan["path"], numbers=["volume_mm3"]).set_index("structure")
-            icv_mm3 = float(volumes["volume_mm3"].loc[ICV])
-            reason = judge(icv_mm3)
+            try:
+                icv_mm3 = read_volumes(arguments.out / scan["path"])[1]
+                reason = judge(icv_mm3)
+            except DataError as error:
+                reason = str(error)
         rows.append({**row, "icv_mm3": icv_mm3, "included": "no" if reason else "yes", "reason": reason})
     columns = ["scan_id", "participant_id", "session_id", "contrast", "stage", "icv_mm3", "included", "reason"]
     tsv.write(pd.DataFrame(rows, columns=columns).sort_values("scan_id"), results.gate)
+
+
+def read_volumes(path: Path) -> tuple[pd.DataFrame, float]:
+    """Table of one scan's volumes, and the ICV in it in mm³.
+
+    Raises
+    ------
+    DataError
+        If the table is missing or damaged.
+    """
+    from synthsr.segment import ICV
+
+    from . import tsv
+
+    advice = "call again with --forcerun segment"
+    try:
+        volumes = tsv.read(path, columns=["structure", "label", "volume_mm3"], numbers=["volume_mm3"])
+    except DataError as error:
+        raise DataError(f"{error}; {advice}") from error
+    icv_mm3 = volumes.loc[volumes["structure"] == ICV, "volume_mm3"]
+    if len(icv_mm3) != 1:
+        raise DataError(f"{path}: {len(icv_mm3)} rows of {ICV}, expected one; {advice}")
+    return volumes, float(icv_mm3.iloc[0])
 
 
 def judge(icv_mm3: float) -> str:

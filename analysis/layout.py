@@ -1,4 +1,6 @@
-"""Where everything lies below a study folder. No other module builds a path of a result.
+"""Where everything lies below a study folder: scans, batches, tables and folders of analyses.
+
+Files within the folder of an analysis, of the report, and the head of ``rawdata`` are named by their own module.
 
 A scan is known by its ``scan_id``, the BIDS name of its converted file without extension, such as
 ``sub-0001_ses-01_acq-ax_run-1_T2w``: entities, then the contrast as suffix.
@@ -25,6 +27,11 @@ def derivative_name(scan_id: str, suffix: str) -> str:
     """Name of a derivative: the source's contrast moves into ``mod-``, so that T2w and FLAIR do not collide."""
     stem, _, contrast = scan_id.rpartition("_")
     return f"{stem}_mod-{contrast}_desc-synthsr_{suffix}"
+
+
+def sidecar_of(image: Path) -> Path:
+    """JSON file beside an image."""
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
 
 
 @dataclass(frozen=True)

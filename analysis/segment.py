@@ -29,23 +29,25 @@ def run(arguments: argparse.Namespace) -> None:
     from synthsr.segment import Segmenter, write_volumes
 
     from . import batch
-    from .layout import Results
+    from .layout import Results, sidecar_of
 
     inference.prepare_process(arguments.threads)
     results = Results(arguments.out)
     segmenter = Segmenter.load(arguments.weights, arguments.device)
 
-    def work(scan: Mapping[str, str]) -> Path:
-        target, table = results.segmentation(scan["scan_id"]), results.scan_volumes(scan["scan_id"])
-        volumes = segmenter(arguments.out / scan["path"], target)
-        write_volumes({scan["scan_id"]: volumes}, table)
-        return table
+    def work(scan: Mapping[str, str]) -> None:
+        volumes = segmenter(arguments.out / scan["path"], results.segmentation(scan["scan_id"]))
+        write_volumes({scan["scan_id"]: volumes}, results.scan_volumes(scan["scan_id"]))
+
+    def outputs(scan: Mapping[str, str]) -> list[Path]:
+        target = results.segmentation(scan["scan_id"])
+        return [results.scan_volumes(scan["scan_id"]), target, sidecar_of(target)]
 
     batch.run(
         batch.read(arguments.batch),
         results.batches("segment") / arguments.batch.name,
         root=arguments.out,
         worker=work,
+        outputs=outputs,
         key=lambda scan: f"{scan['sha256']}:{segmenter.weights.sha256}:{ALGORITHM_VERSION}",
-        also=lambda scan: [results.segmentation(scan["scan_id"])],
     )

@@ -29,21 +29,25 @@ def run(arguments: argparse.Namespace) -> None:
     from synthsr.predict import Predictor
 
     from . import batch
-    from .layout import Results
+    from .layout import Results, sidecar_of
 
     inference.prepare_process(arguments.threads)
     results = Results(arguments.out)
     predictor = Predictor.load(arguments.weights, arguments.device)
 
-    def work(scan: Mapping[str, str]) -> Path:
+    def work(scan: Mapping[str, str]) -> None:
         target = results.synthetic(scan["scan_id"])
         predictor(arguments.out / scan["path"], target, ct=scan["contrast"] == "ct")
-        return target
+
+    def outputs(scan: Mapping[str, str]) -> list[Path]:
+        target = results.synthetic(scan["scan_id"])
+        return [target, sidecar_of(target)]
 
     batch.run(
         batch.read(arguments.batch),
         results.batches("synthesise") / arguments.batch.name,
         root=arguments.out,
         worker=work,
+        outputs=outputs,
         key=lambda scan: f"{scan['sha256']}:{predictor.weights.sha256}:{ALGORITHM_VERSION}",
     )

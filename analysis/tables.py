@@ -20,7 +20,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from synthsr import files
 
-    from . import batch, tsv
+    from . import batch, gate, tsv
+    from .errors import DataError
     from .layout import Results
 
     results = Results(arguments.out)
@@ -31,7 +32,11 @@ def run(arguments: argparse.Namespace) -> None:
     for scan in batch.furthest(results):
         if scan["scan_id"] not in included:
             continue
-        volumes = tsv.read(arguments.out / scan["path"], numbers=["volume_mm3"])
+        try:
+            volumes, _ = gate.read_volumes(arguments.out / scan["path"])
+        except DataError as error:  # lost after the gate looked
+            print(f"left out {scan['scan_id']}: {error}")
+            continue
         identity = {column: scan[column] for column in ("participant_id", "session_id", "scan_id", "contrast")}
         parts.append(volumes[["structure", "label", "volume_mm3"]].assign(**identity))
     columns = ["participant_id", "session_id", "scan_id", "structure", "label", "volume_mm3", "contrast"]

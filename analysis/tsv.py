@@ -12,9 +12,13 @@ from synthsr import files
 from .errors import DataError
 
 MISSING = "n/a"
+#: Texts, in any case, that stand for an unknown number.
+UNKNOWN = "n/a|nan"
 
 
-def read(path: Path, *, columns: Sequence[str] = (), numbers: Sequence[str] = ()) -> pd.DataFrame:
+def read(
+    path: Path, *, columns: Sequence[str] = (), numbers: Sequence[str] = (), unknown: str = UNKNOWN
+) -> pd.DataFrame:
     """Read a table; every column is text unless named in ``numbers``.
 
     Parameters
@@ -24,7 +28,9 @@ def read(path: Path, *, columns: Sequence[str] = (), numbers: Sequence[str] = ()
     columns
         Columns that must be there.
     numbers
-        Those of them (or others, if present) to read as float; ``n/a`` and empty become NaN.
+        Those of them (or others, if present) to read as float; what is empty or ``unknown`` becomes NaN.
+    unknown
+        Regular expression, case ignored.
 
     Raises
     ------
@@ -44,7 +50,8 @@ def read(path: Path, *, columns: Sequence[str] = (), numbers: Sequence[str] = ()
     for column in numbers:
         if column not in table:
             continue
-        text = table[column].str.strip().replace({MISSING: "", "NaN": "", "nan": ""})
+        text = table[column].str.strip()
+        text = text.mask(text.str.fullmatch(unknown, case=False), "")
         value = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
         wrong = (text != "") & value.isna()
         if wrong.any():

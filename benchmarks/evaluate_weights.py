@@ -4,7 +4,8 @@
 
 Every map is deformed and given a contrast by seeded draws of the generator (the same draws for every spacing); the
 scan is then taken at 1 mm, or at 5 mm in each orientation. Dice of the segmenter on the scan itself, and on SynthSR's
-output; mean over 23 labels (2, 3, 4, 7, 8, 10–13, 17, 18, their right-hand partners, and 16).
+output; mean over 23 labels (2, 3, 4, 7, 8, 10–13, 17, 18, their right-hand partners, and 16). Volumes, sums of
+posteriors over the true count of voxels, are given as the median ratio.
 """
 
 from __future__ import annotations
@@ -41,6 +42,11 @@ def acquisition(spacing_mm: tuple[float, float, float]) -> dict[str, tuple[float
     }
 
 
+def medians(names: list[str], rows: list[torch.Tensor]) -> dict[str, float]:
+    """Median over images per label."""
+    return dict(zip(names, torch.stack(rows).nanmedian(0).values.tolist(), strict=True))
+
+
 def main() -> None:
     """Evaluate and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,6 +70,7 @@ def main() -> None:
     }
     for name, spacing_mm in ACQUISITIONS.items():
         direct, through, l1 = [], [], []
+        ratio_direct, ratio_through = [], []
         for position, path in enumerate(given.label_maps):
             source = load_label_map(path)
             for draw in range(given.draws):
@@ -71,14 +78,21 @@ def main() -> None:
                 made = generator.apply(source, replace(params, **acquisition(spacing_mm)))
                 synthetic = inference.run(predictor.weights.network, made.image, flip=given.flip)
                 l1.append(float((synthetic - made.target).abs().mean()) * 255)
-                for image, scores in ((made.image, direct), (as_segmenter_input(synthetic), through)):
-                    predicted = segmenter.segment(image, flip=given.flip)[0]
+                true = torch.bincount(made.channel.flatten(), minlength=channels).double()
+                for image, scores, ratios in (
+                    (made.image, direct, ratio_direct),
+                    (as_segmenter_input(synthetic), through, ratio_through),
+                ):
+                    predicted, sums = segmenter.segment(image, flip=given.flip)
                     scores.append(losses.hard_dice(predicted, made.channel[0], channels)[main_labels])
+                    ratios.append((sums / true)[main_labels])
         result[name] = {
             "dice": float(torch.stack(direct).nanmean()),
             "dice_worst_image": float(torch.stack(direct).nanmean(1).min()),
             "dice_through_synthsr": float(torch.stack(through).nanmean()),
             "l1_grey_levels": float(np.mean(l1)),
+            "volume_ratio_per_label": medians(names, ratio_direct),
+            "volume_ratio_per_label_through_synthsr": medians(names, ratio_through),
             "dice_per_label": dict(zip(names, torch.stack(direct).nanmean(0).tolist(), strict=True)),
             "dice_per_label_through_synthsr": dict(zip(names, torch.stack(through).nanmean(0).tolist(), strict=True)),
         }

@@ -9,12 +9,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
 
 from . import files
 from .errors import DataError
 from .preprocess import Grid
 
+#: Limits of a field of view and of the departure of its axes from right angles.
+MAXIMUM_EXTENT_MM = 1000.0
+MINIMUM_EXTENT_MM = 8.0
+MAXIMUM_SHEAR_DEG = 2.0
 SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
 
 
@@ -55,7 +58,8 @@ def load(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     Raises
     ------
     DataError
-        If the file cannot be read, is not three-dimensional, or holds NaN or infinity.
+        If the file cannot be read, is not three-dimensional, holds NaN or infinity, or its affine is sheared or not
+        of a head's size.
     """
     try:
         image = nib.load(path)
@@ -63,7 +67,10 @@ def load(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
         if data.dtype.names is not None or np.iscomplexobj(data):
             raise DataError(f"{path}: voxels are {data.dtype}, not grey levels; give a scalar image")
         data = data.astype(np.float32)
-    except (ImageFileError, OSError, EOFError, ValueError, KeyError) as error:
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except DataError:
+        raise
+    except Exception as error:  # a damaged file makes nibabel, gzip and zlib raise nearly anything
         raise DataError(f"{path}: cannot be read as NIfTI or MGH ({error}); is it whole?") from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
@@ -74,10 +81,25 @@ def load(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     bad = int(np.size(data) - np.isfinite(data).sum())
     if bad:
         raise DataError(f"{path}: {bad} voxels are NaN or infinite; repair or leave out this scan")
-    affine = np.asarray(image.affine, dtype=np.float64)
+    _check_affine(path, affine, data.shape)
+    return data, affine
+
+
+def _check_affine(path: Path, affine: npt.NDArray[np.float64], shape: tuple[int, ...]) -> None:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise DataError(f"{path}: its affine does not describe a volume; repair the header")
-    return data, affine
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    extent_mm = spacing_mm * shape
+    if extent_mm.max() > MAXIMUM_EXTENT_MM or extent_mm.min() < MINIMUM_EXTENT_MM:
+        found = " × ".join(f"{mm:.4g}" for mm in extent_mm)
+        raise DataError(f"{path}: {found} mm is no field of view of a head; check the header's voxel sizes")
+    cosines = (affine[:3, :3] / spacing_mm).T @ (affine[:3, :3] / spacing_mm)
+    shear_deg = np.degrees(np.arcsin(np.abs(cosines - np.eye(3)).max().clip(0, 1)))
+    if shear_deg > MAXIMUM_SHEAR_DEG:
+        raise DataError(
+            f"{path}: its axes are {90 - shear_deg:.0f}° apart instead of 90°, as of a CT with tilted gantry; "
+            "resample it to a rectangular grid (dcm2niix does when it converts)"
+        )
 
 
 def save(data: npt.NDArray[np.generic], grid: Grid, path: Path) -> None:

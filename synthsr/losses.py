@@ -30,8 +30,8 @@ def soft_dice(probability: Tensor, target: Tensor) -> Tensor:
     return torch.where(count > 0, dice, torch.full_like(dice, float("nan")))
 
 
-def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy plus one minus the mean soft Dice over the channels present.
+def segmentation_loss(logits: Tensor, target: Tensor, dice_weight: float = 1.0) -> Tensor:
+    """Cross-entropy plus ``dice_weight`` times one minus the mean soft Dice over the channels present.
 
     Parameters
     ----------
@@ -42,7 +42,9 @@ def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
     """
     log_probability = logits.log_softmax(dim=1)
     cross_entropy = -log_probability.gather(1, target.unsqueeze(1)).mean()
-    return cross_entropy + 1 - torch.nanmean(soft_dice(log_probability.exp(), target))
+    if not dice_weight:
+        return cross_entropy
+    return cross_entropy + dice_weight * (1 - torch.nanmean(soft_dice(log_probability.exp(), target)))
 
 
 def hard_dice(predicted: Tensor, target: Tensor, channels: int) -> Tensor:

@@ -84,5 +84,6 @@ class Predictor:
         grey = (predicted * FULL_SCALE_GREY).clamp(*CLIP_GREY).numpy()
         if not np.isfinite(grey).all():
             raise DataError(f"{source}: the network's output is not finite")
-        io.save(grey, grid, target)
+        # The sidecar first: no synthetic image lies about without its flag.
         scan.write_sidecar(target, FACTS, source=source, weights=self.weights, ct=ct, flip=flip)
+        io.save(grey, grid, target)

@@ -80,9 +80,9 @@ class Segmenter:
         placed = F.pad(image, padding).to(self.device).contiguous(memory_format=torch.channels_last_3d)
         posterior = self._blocks(network.forward_folded(placed))
         if flip:
-            swap = torch.from_numpy(labels.mirror_of_channel()).to(self.device)
             mirrored = self._blocks(network.forward_folded(placed.flip(2)))
-            posterior = posterior.add_(mirrored[swap].flip((1, 4))).mul_(0.5)
+            for channel, other in enumerate(labels.mirror_of_channel().tolist()):  # one at a time, for memory
+                posterior[channel].add_(mirrored[other].flip((0, 3))).mul_(0.5)
         scanned = F.pad(torch.ones_like(image), padding).to(self.device)
         scanned = networks.fold(scanned, network.config.stride).reshape(posterior.shape[1:])
         sums = torch.stack([(channel * scanned).sum(dtype=torch.float64) for channel in posterior])
@@ -114,8 +114,8 @@ class Segmenter:
         if not np.isfinite(list(volumes.values())).all():
             raise DataError(f"{source}: the network's output is not finite")
         numbers = np.array(labels.segmentation_numbers(), dtype=np.int16)
-        io.save(numbers[channel.numpy()], grid, target)
         scan.write_sidecar(target, FACTS, source=source, weights=self.weights, ct=ct, flip=flip)
+        io.save(numbers[channel.numpy()], grid, target)
         return volumes
 
 

@@ -1,9 +1,10 @@
 """Training: first the segmentation network, then SynthSR in front of it.
 
-The segmenter learns cross-entropy plus soft Dice. SynthSR learns L1 to the T1-like target plus λ·(1 − soft Dice) of
-the frozen segmenter on its output, λ = 0.25 (Iglesias et al., Science Advances 2023). Both start with whole heads at
-2 mm and go on at 1 mm. Every step's randomness depends on (seed, network, step) alone, so a resumed run sees the same
-data in the same order.
+The segmenter learns cross-entropy plus soft Dice, and at last cross-entropy alone: where the network is unsure, soft
+Dice is best served by posteriors of 1/Dice times the true probability, so that volumes, which are sums of posteriors,
+come out too large by that factor. SynthSR learns L1 to the T1-like target plus λ·(1 − soft Dice) of the frozen
+segmenter on its output, λ = 0.25 for a target with white matter at 1 (Iglesias et al., Science Advances 2023). Every
+step's randomness depends on (seed, network, step) alone, so a resumed run sees the same data in the same order.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import files, labels, losses, preprocess
+from . import files, inference, labels, losses, preprocess
 from .errors import ConfigurationError, DataError
 from .generator import Generated, Generator, LabelMap, load_label_map
 from .generator import read_config as read_generator_config
@@ -37,6 +38,8 @@ NETWORKS: tuple[NetworkName, ...] = ("segmentation", "synthsr")
 GRADIENT_NORM_LIMIT = 1.0
 #: Grey level at which predictions are clipped (reference implementation), in network units.
 SYNTHETIC_MAXIMUM = 128 / 255
+#: White matter of the target, in network units; the published λ belongs to a target where it is 1.
+TARGET_WHITE_MATTER = 110 / 255
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Stage:
         Largest offset of the field's centre from the cerebrum's.
     learning_rate, final_learning_rate
         Adam's learning rate at the start and end of the stage, cosine between.
+    dice_weight
+        Weight of 1 − soft Dice: beside the cross-entropy of the segmenter, or λ beside the L1 of SynthSR, in units of
+        a target with white matter at 1. With 0 it is left out.
+    synthesiser
+        SynthSR weights through which the segmenter sees every other image, as it does in the pipeline.
     """
 
     steps: int
@@ -61,6 +69,8 @@ class Stage:
     translation_mm: float = 12.0
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-4
+    dice_weight: float = 1.0
+    synthesiser: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,11 @@ class NetworkPlan:
     norm: Literal["batch", "instance"] = "batch"
     start_from: str | None = None
     stages: tuple[Stage, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.stages)
 
 
 @dataclass(frozen=True)
@@ -95,8 +110,6 @@ class TrainingConfig:
         Seed of everything random.
     segmentation, synthsr
         Plans of the two networks.
-    dice_weight
-        λ of the segmentation loss behind SynthSR; 0 leaves it out.
     validate_every, checkpoint_every
         Steps between validations and between checkpoints.
     generator
@@ -110,7 +123,6 @@ class TrainingConfig:
     seed: int = 1
     segmentation: NetworkPlan = field(default_factory=NetworkPlan)
     synthsr: NetworkPlan = field(default_factory=NetworkPlan)
-    dice_weight: float = 0.25
     validate_every: int = 250
     checkpoint_every: int = 250
     generator: dict[str, Any] = field(default_factory=dict)
@@ -192,6 +204,8 @@ class Trainer:
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=1e-4)
         self.step, self.seconds = 0, 0.0
         self.segmenter: UNet | None = None
+        self.synthesiser: UNet | None = None
+        self.started_from: dict[str, Any] | None = None
         if name == "synthsr":
             self.segmenter = load_network(config.run / "segmentation.safetensors").network.to(device)
             self.segmenter = self.segmenter.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -218,6 +232,7 @@ class Trainer:
                 f"start_from: {loaded.path} holds {loaded.network.config}, the plan asks for {self.network.config}"
             )
         self.network.load_state_dict(loaded.network.state_dict())
+        self.started_from = {"sha256": loaded.sha256, **loaded.information}
 
     def _start_from_segmenter(self) -> None:
         """Copy the segmenter's trunk where the shapes agree: it already knows anatomy under any contrast.
@@ -238,6 +253,8 @@ class Trainer:
     def _resume(self) -> None:
         state = self.folder / "state.json"
         if not state.is_file():
+            for log in ("log.tsv", "validation.tsv"):
+                (self.folder / log).unlink(missing_ok=True)
             return
         record = json.loads(state.read_text(encoding="utf-8"))
         tensors = load_file(self.folder / record["tensors"])
@@ -284,20 +301,22 @@ class Trainer:
             for field_mm in stage.field_mm
         ]
 
-    def _loss(self, sample: Generated, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def _loss(self, sample: Generated, stage: Stage, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         stride = self.plan.stride
         image = sample.image.contiguous(memory_format=torch.channels_last_3d)
         if self.name == "segmentation":
             offset = int(rng.integers(stride**3))
+            if stage.synthesiser is not None and rng.random() < 0.5:
+                image = self._synthesised(image, stage.synthesiser)
             with self._autocast():
                 logits = self.network.forward_block(image, offset)
-            loss = losses.segmentation_loss(logits.float(), block_offset(sample.channel, stride, offset))
-            return loss, {}
+            target = block_offset(sample.channel, stride, offset)
+            return losses.segmentation_loss(logits.float(), target, stage.dice_weight), {}
         with self._autocast():
             predicted = self.network(image)
         predicted = predicted.float()
         l1 = F.l1_loss(predicted, sample.target)
-        if not self.config.dice_weight:
+        if not stage.dice_weight:
             return l1, {"l1": l1.item()}
         assert self.segmenter is not None
         stride = self.segmenter.config.stride
@@ -306,14 +325,25 @@ class Trainer:
         with self._autocast():
             logits = self.segmenter.forward_block(seen, offset)
         dice = torch.nanmean(losses.soft_dice(logits.float().softmax(1), block_offset(sample.channel, stride, offset)))
-        return l1 + self.config.dice_weight * (1 - dice), {"l1": l1.item(), "soft_dice": dice.item()}
+        loss = l1 + stage.dice_weight * TARGET_WHITE_MATTER * (1 - dice)
+        return loss, {"l1": l1.item(), "soft_dice": dice.item()}
+
+    @torch.no_grad()
+    def _synthesised(self, image: Tensor, weights: str) -> Tensor:
+        """A scan's synthetic T1, as the segmenter sees it."""
+        if self.synthesiser is None:
+            network = inference.ready(load_network(weights).network, self.device)
+            self.synthesiser = network.requires_grad_(False)
+        with self._autocast():
+            made = self.synthesiser(image)
+        return as_segmenter_input(made.float()).contiguous(memory_format=torch.channels_last_3d)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def run(self) -> Path:
         """Train to the end of the last stage; returns the path of the weights."""
-        total = sum(stage.steps for stage in self.plan.stages)
+        total = self.plan.steps
         first = 0
         with tqdm(total=total, initial=self.step, desc=self.name, unit="step") as bar:
             for stage in self.plan.stages:
@@ -325,12 +355,15 @@ class Trainer:
         if self.step:
             self.save_checkpoint()
         weights = self.config.run / f"{self.name}.safetensors"
-        save_network(
-            self.network,
-            weights,
-            {"task": self.name, "steps": self.step, "training_seconds": round(self.seconds)},
-            dtype=torch.float16,
-        )
+        information = {
+            "task": self.name,
+            "steps": self.step,
+            "training_seconds": round(self.seconds),
+            "seed": self.config.seed,
+            "label_maps": list(self.config.training),
+            "started_from": self.started_from,
+        }
+        save_network(self.network, weights, information, dtype=torch.float16)
         return weights
 
     def _one_step(self, stage: Stage, generators: list[Generator], progress: float, bar: tqdm[Any]) -> None:
@@ -343,16 +376,15 @@ class Trainer:
         )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        loss, parts = self._loss(sample, rng)
+        loss, parts = self._loss(sample, stage, rng)
         value = loss.item()
         if not math.isfinite(value):
-            raise DataError(
-                f"loss is {value} at step {self.step} of {self.name}; the last checkpoint in {self.folder} is sound: "
-                "lower the learning rate and start again"
-            )
+            raise self._diverged(f"loss is {value}")
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
+        if not math.isfinite(float(norm)):
+            raise self._diverged(f"norm of the gradient is {float(norm)}")
         self.optimiser.step()
         self.step += 1
         self.seconds += time.monotonic() - start
@@ -361,14 +393,20 @@ class Trainer:
         row = {"step": self.step, "seconds": round(self.seconds, 1), "learning_rate": rate, "loss": value, **parts}
         append_row(self.folder / "log.tsv", row)
         if self.step % self.config.validate_every == 0:
-            result = self.validate(generators[-1])
+            result = self.validate(generators[-1], stage)
             append_row(self.folder / "validation.tsv", {"step": self.step, "seconds": round(self.seconds, 1), **result})
             bar.write(f"step {self.step}: " + ", ".join(f"{key} {number:.4f}" for key, number in result.items()))
         if self.step % self.config.checkpoint_every == 0:
             self.save_checkpoint()
 
+    def _diverged(self, what: str) -> DataError:
+        return DataError(
+            f"{what} at step {self.step} of {self.name}; the last checkpoint in {self.folder} is sound: "
+            "lower the learning rate and start again"
+        )
+
     @torch.inference_mode()
-    def validate(self, generator: Generator, repeats: int = 2) -> dict[str, float]:
+    def validate(self, generator: Generator, stage: Stage, repeats: int = 2) -> dict[str, float]:
         """Mean over fixed synthetic images of the validation maps, with the network as at inference."""
         modes = {module: module.training for module in self.network.modules()}
         self.network.eval()
@@ -386,7 +424,7 @@ class Trainer:
                     dice = losses.hard_dice(logits.argmax(1), target, channels)[main_channels()]
                     scores.append({"dice": float(torch.nanmean(dice))})
                 else:
-                    _, parts = self._loss(sample, rng)
+                    _, parts = self._loss(sample, stage, rng)
                     scores.append(parts)
         for module, training in modes.items():
             module.training = training
@@ -436,6 +474,12 @@ def train(config: TrainingConfig, *, device: torch.device) -> list[Path]:
     config.run.mkdir(parents=True, exist_ok=True)
     trained = []
     for name in NETWORKS:
-        if getattr(config, name).stages:
-            trained.append(Trainer(config, name, device).run())
+        plan: NetworkPlan = getattr(config, name)
+        weights, state = config.run / f"{name}.safetensors", config.run / name / "state.json"
+        if not plan.stages:
+            continue
+        done = json.loads(state.read_text(encoding="utf-8"))["step"] if state.is_file() else 0
+        if not (weights.is_file() and done >= plan.steps):
+            weights = Trainer(config, name, device).run()
+        trained.append(weights)
     return trained

@@ -14,6 +14,7 @@ import pandas as pd
 
 from analysis import tsv
 from analysis.errors import DataError
+from analysis.layout import entities
 
 from .geometry import PLANES
 from .series import Series
@@ -22,6 +23,9 @@ SUFFIXES = ("T1w", "T2w", "FLAIR", "PDw")
 EXTENSIONS = (".nii.gz", ".nii", ".mgz")
 #: In tables only: the names of a dataset without sessions stay without.
 ONLY_SESSION = "ses-01"
+
+#: What tables say of the oldest, so that nobody is known by an age: ``89+``, ``> 89``.
+CAPPED_AGE = r"\d+(\.\d+)?\s*\+|[<>≤≥]=?\s*\d+(\.\d+)?"
 
 _NAME = re.compile(r"sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?(_[a-z]+-[A-Za-z0-9]+)*_[A-Za-z0-9]+")
 _SEXES = {"m": "M", "male": "M", "f": "F", "female": "F"}
@@ -52,9 +56,10 @@ def find_series(dataset: Path) -> list[Series]:
                 age_years=age_years if math.isnan(age_then) else age_then,
                 sex=sex if sex_then == tsv.MISSING else sex_then,
             )
-            if series.scan_id in names:
+            if series.is_included and series.scan_id in names:
                 series = replace(series, reason="another file has the same name but for its extension")
-            names.add(series.scan_id)
+            if series.is_included:
+                names.add(series.scan_id)
             found.append(series)
     if not found:
         raise DataError(f"{dataset}: holds no sub-*/[ses-*/]anat/*.nii.gz; give a BIDS dataset (or --format dicom)")
@@ -76,13 +81,24 @@ def _people(path: Path, index: str) -> dict[str, tuple[float, str]]:
     """Age in years and sex by the first column of a participants or sessions table; empty if there is none."""
     if not path.is_file():
         return {}
-    table = tsv.read(path, columns=(index,), numbers=("age", "age_years"))
+    table = tsv.read(path, columns=(index,), numbers=("age", "age_years"), unknown=f"{tsv.UNKNOWN}|{CAPPED_AGE}")
     ages = table.get("age_years", table.get("age", pd.Series(math.nan, table.index)))
     sexes = table.get("sex", pd.Series("", table.index))
     return {
         name: (float(age), _SEXES.get(sex.strip().lower(), tsv.MISSING))
         for name, age, sex in zip(table[index], ages, sexes, strict=True)
     }
+
+
+def unreadable(path: Path, error: Exception) -> str:
+    """Reason of an image that cannot be read."""
+    return f"{path.name}: cannot be read as an image ({type(error).__name__}); export the scan again"
+
+
+def _lies_where_it_says(name: str, relative: Path) -> bool:
+    """Whether participant and session of a file's name are those of its folders."""
+    named, folders = entities(name), relative.parts[:-2]
+    return folders == tuple(f"{key}-{named[key]}" for key in ("sub", "ses") if key in named)
 
 
 def _judge(dataset: Path, path: Path, *, session_id: str, age_years: float, sex: str) -> Series:
@@ -106,15 +122,19 @@ def _judge(dataset: Path, path: Path, *, session_id: str, age_years: float, sex:
         session_id=session_id,
         scan_id=name,
     )
-    if not _NAME.fullmatch(name) or not name.startswith(f"{subject}_"):
-        return replace(series, reason="file name is not a BIDS name of its folder's participant")
+    if not _NAME.fullmatch(name) or not _lies_where_it_says(name, relative):
+        return replace(series, reason="file name is not a BIDS name of its folder's participant and session")
     if suffix not in SUFFIXES:
         return replace(series, reason=f"{path.name}: suffix is none of {', '.join(SUFFIXES)}")
+    if not path.exists():
+        return replace(
+            series, reason=f"{path.name}: a link to content that is not there; fetch it (datalad get) or remove it"
+        )
     try:
         image = nib.load(path)
         shape, affine = image.shape, image.affine
-    except Exception:  # nibabel raises nearly anything on a damaged file; the conversion names it and says why
-        return series
+    except Exception as error:  # nibabel raises nearly anything on a damaged file
+        return replace(series, reason=unreadable(path, error))
     n_volumes = math.prod(shape[3:])
     if len(shape) < 3 or n_volumes > 1:
         return replace(

@@ -64,7 +64,7 @@ class Protocol:
 
     Attributes
     ----------
-    modality, sop_class, image_type, body_part
+    modality, sop_class, image_type, body_part, samples_per_pixel
         Kind of image; words in upper case.
     scanning_sequence, sequence_variant, sequence_name, is_angiography
         Kind of sequence.
@@ -82,6 +82,7 @@ class Protocol:
     sequence_variant: tuple[str, ...] = ()
     sequence_name: str = ""
     is_angiography: bool = False
+    samples_per_pixel: int = 1
     text: str = ""
     tr_ms: float = math.nan
     te_ms: float = math.nan
@@ -164,6 +165,8 @@ def _kind_of_image(protocol: Protocol) -> Verdict | None:
         return Verdict("derived", "secondary capture, not an acquired image")
     if "DERIVED" in types or types & DERIVED_TYPES:
         return Verdict("derived", "derived from other images (reformatted or projected)")
+    if protocol.samples_per_pixel != 1:
+        return Verdict("derived", "colours, not grey levels")
     if types & PARAMETER_MAPS:
         return Verdict("derived", "parameter map")
     if types & NOT_MAGNITUDE:

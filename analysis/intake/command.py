@@ -60,15 +60,14 @@ def run(arguments: argparse.Namespace) -> None:
     private.root.chmod(0o700)
     links = Links.read(private)
     links.add(found, batch_size=arguments.batch_size)
+    links.forget(found, is_converted=lambda scan_id: results.raw(scan_id).is_file())
     links.write(private)
     publish(links, results)
 
     n_included = sum(series.is_included for series in found)
     print(f"{len(found)} series found, {n_included} included; reasons are in {results.series}")
     if not n_included:
-        raise DataError(
-            f"{arguments.source}: none of its {len(found)} series can be used; the reasons are in {results.series}"
-        )
+        print(f"none of the {len(found)} series can be used: volumes, curves and report will be empty")
 
 
 def publish(links: Links, results: Results) -> None:

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.layout import Private, Results
+from analysis.layout import Private, Results, sidecar_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
             content = files.sha256(path) if (path := paths(scan)[0]).is_file() else "missing"
         return f"{content}:{ALGORITHM_VERSION}"
 
-    def worker(scan: Mapping[str, str]) -> Path:
+    def worker(scan: Mapping[str, str]) -> None:
         row, target = rows[scan["series_id"]], results.raw(scan["scan_id"])
         if row["decision"] == pseudonyms.EXCLUDE:
             raise DataError(row["reason"])
@@ -60,13 +60,16 @@ def run(arguments: argparse.Namespace) -> None:
             nifti.from_bids(paths(scan)[0], target)
         else:
             nifti.from_dicom(paths(scan), target, n_slices=int(row["n_slices"]), spacing_mm=float(row["spacing_mm"]))
-        return target
+
+    def outputs(scan: Mapping[str, str]) -> list[Path]:
+        target = results.raw(scan["scan_id"])
+        return [target, sidecar_of(target)]
 
     unknown = [series_id for series_id in scans["series_id"] if series_id not in texts]
     if unknown:
         raise DataError(f"{arguments.batch}: {unknown[0]} is not in {arguments.private}; run the inventory again")
     table = results.batch("convert", arguments.batch.stem.removeprefix("batch-"))
-    done = batch.run(scans, table, root=results.root, worker=worker, key=key)
+    done = batch.run(scans, table, root=results.root, worker=worker, outputs=outputs, key=key)
     rejected = done[done["status"] == batch.REJECTED]
     for scan in rejected.itertuples():
         print(f"rejected {scan.scan_id}: {scan.reason}")

@@ -9,10 +9,11 @@ import logging
 import math
 import os
 import re
+import stat
 import struct
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -32,7 +33,7 @@ from pydicom.uid import (
 from analysis import tsv
 from analysis.errors import DataError
 
-from . import classify, geometry
+from . import classify, folders, geometry
 from .series import Series, to_text
 
 #: File name endings that promise a DICOM file; a file with one of them that is none is reported.
@@ -47,8 +48,10 @@ IMAGE_CLASSES = (MRImageStorage, EnhancedMRImageStorage, CTImageStorage, Enhance
 
 UNREADABLE = "not a readable DICOM file"
 TRUNCATED = "a file is truncated"
-#: What to do about a bad file. Its name may identify: it is in the private table only.
-ADVICE = "export it again or remove it (faulty_path in the private table of series names it)"
+#: What to do about a bad file or folder. Its name may identify: it is in the private table only.
+_NAMED = "(faulty_path in the private table of series names it)"
+ADVICE = f"export it again or remove it {_NAMED}"
+CLOSED = f"a folder that cannot be read; give the right to read it {_NAMED}"
 _PIXEL_DATA = 0x7FE00010
 _ITEM, _SEQUENCE_END, _UNDEFINED = 0xFFFEE000, 0xFFFEE0DD, 0xFFFFFFFF
 _YEARS = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
@@ -111,7 +114,7 @@ class Image:
 
 
 def find_series(folder: Path) -> list[Series]:
-    """Every series below ``folder`` with its decision, and every file that should be DICOM and is not.
+    """Every series below ``folder`` with its decision, every file that should be DICOM and is not, every closed folder.
 
     Raises
     ------
@@ -120,7 +123,8 @@ def find_series(folder: Path) -> list[Series]:
     """
     groups: dict[tuple[str, str], list[Image]] = defaultdict(list)
     unreadable: list[Path] = []
-    for path in walk(folder):
+    closed: list[Path] = []
+    for path in walk(folder, onerror=lambda error: closed.append(Path(os.fsdecode(error.filename)).absolute())):
         try:
             image = read_image(path)
         except DataError:
@@ -128,25 +132,27 @@ def find_series(folder: Path) -> list[Series]:
             continue
         if image is not None:
             groups[image.study_uid, image.series_uid].append(image)
-    if not groups and not unreadable:
+    if not (groups or unreadable or closed):
         raise DataError(f"{folder}: holds no DICOM file; give the folder of the exported studies (or --format bids)")
     parts = (part for images in groups.values() for part in _patients(_without_copies(images)))
     found = [_judge(part) for images in parts for part in _echoes(images)]
-    return found + [_unreadable(path) for path in unreadable]
+    found += [_unusable(path, f"{UNREADABLE}; {ADVICE}") for path in unreadable]
+    return found + [_unusable(path, CLOSED) for path in closed]
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder, sorted, through links to folders but never in circles."""
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders.sort()
-        paths = (Path(parent, name).absolute() for name in sorted(names))
-        yield from (path for path in paths if path.is_file() or path.is_symlink())  # no pipes or sockets
+def walk(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[Path]:
+    """Files below a folder as :func:`folders.walk` finds them, without what would be read for ever."""
+    for parent, names in folders.walk(folder, onerror=onerror):
+        paths = ((parent / name).absolute() for name in names)
+        yield from (path for path in paths if not _is_endless(path))
+
+
+def _is_endless(path: Path) -> bool:
+    """Whether it is a pipe, socket or device. What cannot be asked is tried, and then a row of its own."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def read_image(path: Path) -> Image | None:
@@ -252,6 +258,7 @@ def _image(path: Path, header: Dataset, fault: str) -> Image:
             sequence_name=_text(header, "SequenceName").lower(),
             body_part=_text(header, "BodyPartExamined").upper(),
             is_angiography=_text(header, "AngioFlag").upper() == "Y",
+            samples_per_pixel=int(header.get("SamplesPerPixel") or 1),
             text=f"{_text(header, 'SeriesDescription')} {_text(header, 'ProtocolName')}".lower(),
             tr_ms=_number(_find(first, "RepetitionTime")),
             te_ms=_number(_find(first, "EchoTime", "EffectiveEchoTime")),
@@ -331,9 +338,11 @@ def _numbers(value: Any) -> tuple[float, ...]:
 
 
 def _age_years(age: str, birth: str, study: str) -> float:
-    """Age from ``PatientAge`` (such as ``034Y``), else from birth and study dates; NaN where neither says."""
-    if len(age) >= 2 and age[:-1].isdigit() and age[-1].upper() in _YEARS:
-        return int(age[:-1]) * _YEARS[age[-1].upper()]
+    """Age from ``PatientAge`` (``034Y``; ``000Y`` is a placeholder), else from dates; NaN where neither says."""
+    if len(age) >= 2 and age[:-1].isdecimal() and age[-1].upper() in _YEARS:
+        years = int(age[:-1]) * _YEARS[age[-1].upper()]
+        if 0 < years <= OLDEST_YEARS:
+            return years
     try:
         born, scanned = (date(int(day[:4]), int(day[4:6]), int(day[6:8])) for day in (birth, study))
     except ValueError:
@@ -417,7 +426,8 @@ def _judge(images: list[Image]) -> Series:
     )
 
 
-def _unreadable(path: Path) -> Series:
+def _unusable(path: Path, reason: str) -> Series:
+    """Row of a file or folder that belongs to nobody."""
     text = to_text(path)
     return Series(
         source="dicom",
@@ -427,6 +437,6 @@ def _unreadable(path: Path) -> Series:
         study_date="",
         paths=(path,),
         contrast=tsv.MISSING,
-        reason=f"{UNREADABLE}; {ADVICE}",
+        reason=reason,
         faulty_path=text,
     )

@@ -15,13 +15,16 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from analysis.errors import ConfigurationError, DataError, ToolError
+from analysis.layout import sidecar_of
 from synthsr import files
 
-from .bids import extension
+from .bids import extension, unreadable
 
 #: dcm2niix measures the spacing at the first two slices, whose positions may be rounded to 0.1 mm.
 SPACING_TOLERANCE = 0.02
 CONVERSION_LIMIT_S = 900
+#: A smaller voxel is that of an affine whose columns do not span space.
+LEAST_VOXEL_MM3 = 1e-6
 
 #: Keys of a sidecar that go on: physics, geometry, the kind of scanner. No free text, no serial number, no time.
 SIDECAR_KEYS = (
@@ -81,7 +84,7 @@ def from_dicom(paths: Sequence[Path], target: Path, *, n_slices: int, spacing_mm
                 f"dcm2niix made {image.shape[2]} slices {made_mm:.3f} mm apart, "
                 f"the positions say {n_slices} slices {spacing_mm:.3f} mm apart"
             )
-        _check_values(image, "the converted image")
+        _check(image, "the converted image")
         sidecars = sorted(output.glob("*.json"))
         if len(sidecars) != 1:
             raise DataError(f"dcm2niix made {len(sidecars)} sidecars of the series, expected one")
@@ -94,25 +97,24 @@ def from_bids(path: Path, target: Path) -> None:
     Raises
     ------
     DataError
-        If it cannot be read, has more than three dimensions, values that are not finite, or only one value.
+        If it cannot be read, has more than three dimensions, an affine that places no volume, values that are no grey
+        levels or not finite, or only one value.
     ConfigurationError
         If it is gone.
     """
     _check_presence([path])
     try:
         image = nib.load(path)
-        _check_values(image, path.name)
+        _check(image, path.name)
     except DataError:
         raise
     except Exception as error:  # nibabel and zlib raise nearly anything on a damaged file
-        raise DataError(
-            f"{path.name}: cannot be read as an image ({type(error).__name__}); export the scan again"
-        ) from error
+        raise DataError(unreadable(path, error)) from error
     source = path.with_name(path.name.removesuffix(extension(path)) + ".json")
     sidecar = _read_sidecar(source) if source.is_file() else {}
     if extension(path) == ".nii.gz" and len(image.shape) == 3:
         _link(path, target)
-        files.write_json(_sidecar_of(target), deidentify(sidecar))
+        files.write_json(sidecar_of(target), deidentify(sidecar))
     else:
         _write(image, target, sidecar)
 
@@ -163,10 +165,14 @@ def _dcm2niix(source: Path, output: Path) -> None:
         raise DataError(f"dcm2niix ended with code {done.returncode}")
 
 
-def _check_values(image: SpatialImage, name: str) -> None:
+def _check(image: SpatialImage, name: str) -> None:
     if len(image.shape) < 3 or set(image.shape[3:]) - {1}:
         raise DataError(f"{name}: {' x '.join(map(str, image.shape))} voxels, expected three dimensions")
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < LEAST_VOXEL_MM3:
+        raise DataError(f"{name}: its affine does not describe a volume; mend the header or leave out this scan")
     values = np.asanyarray(image.dataobj)
+    if values.dtype.names is not None or np.iscomplexobj(values):
+        raise DataError(f"{name}: holds colours or complex numbers, not grey levels; leave out this scan")
     if not np.isfinite(values).all():
         raise DataError(f"{name}: holds values that are not finite (NaN or infinity); mend or leave out this scan")
     if values.min() == values.max():
@@ -178,8 +184,7 @@ def _write(image: SpatialImage, target: Path, sidecar: Mapping[str, Any]) -> Non
     proxy = image.dataobj
     is_nifti = isinstance(image, nib.Nifti1Image)
     values = np.asanyarray(proxy.get_unscaled() if is_nifti else proxy)
-    clean = nib.Nifti1Image(values.reshape(image.shape[:3]), image.affine)
-    clean.header.set_data_dtype(values.dtype)
+    clean = nib.Nifti1Image(values.reshape(image.shape[:3]), image.affine, dtype=values.dtype)
     clean.header.set_xyzt_units("mm", "sec")
     clean.set_sform(image.affine, code=1)
     clean.set_qform(image.affine, code=1)
@@ -187,7 +192,7 @@ def _write(image: SpatialImage, target: Path, sidecar: Mapping[str, Any]) -> Non
         clean.header.set_slope_inter(proxy.slope, proxy.inter)
     with files.whole(target) as temporary:
         nib.save(clean, temporary)  # nibabel's gzip has neither time nor file name in it
-    files.write_json(_sidecar_of(target), deidentify(sidecar))
+    files.write_json(sidecar_of(target), deidentify(sidecar))
 
 
 def _link(path: Path, target: Path) -> None:
@@ -195,7 +200,3 @@ def _link(path: Path, target: Path) -> None:
     temporary = target.with_name(f".part-{uuid.uuid4().hex}")
     temporary.symlink_to(path.resolve())
     temporary.replace(target)
-
-
-def _sidecar_of(target: Path) -> Path:
-    return target.with_name(target.name.removesuffix(".nii.gz") + ".json")

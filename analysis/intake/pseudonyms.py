@@ -1,15 +1,17 @@
 """The linking tables: who is which pseudonym, kept for ever and in the private folder only.
 
 What has a name keeps it. New participants, sessions, series and scans are numbered on from the highest number, and
-new scans form new batches, so that a growing archive leaves earlier results as they are.
+new scans form new batches, so that a growing archive leaves earlier results as they are. Participants are numbered in
+an order that says nothing about their identifiers.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +36,7 @@ SESSION_COLUMNS = ("participant_id", "session_id", "patient_id", "study_uid", "s
 FILE_COLUMNS = ("series_id", "path")
 
 INCLUDE, EXCLUDE = "include", "exclude"
+GONE = "no longer in the source"
 
 Row = dict[str, str]
 
@@ -64,12 +67,12 @@ class Links:
         return cls(series, {(row["patient_id"], row["study_uid"]): row for row in sessions}, read_paths(private))
 
     def write(self, private: Private) -> None:
-        """Write the tables."""
+        """Write the tables; sessions first, so that a participant without series yet keeps the number."""
         series = sorted(self.series.values(), key=lambda row: row["series_id"])
         sessions = sorted(self.sessions.values(), key=lambda row: (row["participant_id"], row["session_id"]))
         files = [{"series_id": key, "path": path} for key in sorted(self.paths) for path in self.paths[key]]
-        tsv.write(pd.DataFrame(series, columns=[*IDENTITY, *NAMES, *DESCRIPTION]), private.series)
         tsv.write(pd.DataFrame(sessions, columns=list(SESSION_COLUMNS)), private.sessions)
+        tsv.write(pd.DataFrame(series, columns=[*IDENTITY, *NAMES, *DESCRIPTION]), private.series)
         tsv.write(pd.DataFrame(files, columns=list(FILE_COLUMNS)), private.files)
 
     def add(self, found: Iterable[Series], *, batch_size: int) -> None:
@@ -80,18 +83,33 @@ class Links:
         DataError
             If a BIDS participant has the name of somebody else.
         """
-        ordered = sorted(found, key=_order)
+        ordered = _ordered(found)
         self._add_sessions([series for series in ordered if series.patient_id])
-        runs = Counter(_without_run(row["scan_id"]) for row in self.series.values() if row["scan_id"])
+        named = {row["scan_id"]: row for row in self.series.values() if row["scan_id"]}
+        runs = Counter(map(_without_run, named))
         unbatched = []
         for series in ordered:
             row = self._add_series(series)
-            if series.is_included and not row["scan_id"]:
+            if not series.is_included or row["scan_id"]:
+                continue
+            if before := named.get(series.scan_id):  # X.nii that has become X.nii.gz
+                row |= {column: before[column] for column in ("scan_id", "batch")}
+                before |= {"scan_id": "", "batch": ""}
+            else:
                 row["scan_id"] = series.scan_id or _scan_id(row, runs)
                 unbatched.append(row)
         last = max((int(row["batch"]) for row in self.series.values() if row["batch"]), default=0)
         for index, row in enumerate(sorted(unbatched, key=lambda row: row["scan_id"])):
             row["batch"] = f"{last + 1 + index // batch_size:04d}"
+
+    def forget(self, found: Iterable[Series], *, is_converted: Callable[[str], bool]) -> None:
+        """Leave out what the source no longer holds, unless the scan of this name is converted already."""
+        keys = {_key(series) for series in found}
+        sources = {source for source, *_ in keys}
+        for key, row in self.series.items():
+            is_kept = key in keys or key[0] not in sources or (row["scan_id"] and is_converted(row["scan_id"]))
+            if not is_kept:
+                row |= {"decision": EXCLUDE, "reason": GONE, "source_key": ""}
 
     def _add_sessions(self, found: Sequence[Series]) -> None:
         participants = {row["patient_id"]: row["participant_id"] for row in self.sessions.values()}
@@ -129,7 +147,7 @@ class Links:
                     session[column] = value
 
     def _add_series(self, series: Series) -> Row:
-        key = tuple(str(getattr(series, column)) for column in KEY)
+        key = _key(series)
         session = self.sessions.get((series.patient_id, series.study_uid), {})
         if key not in self.series:
             self.series[key] = {
@@ -185,10 +203,31 @@ def _rows(path: Path, columns: Sequence[str]) -> list[Row]:
     ]
 
 
-def _order(series: Series) -> tuple[bool, str, str, str, str]:
-    """By patient, date, study, series; files that belong to nobody last."""
-    is_nobody = not series.patient_id
-    return is_nobody, series.patient_id, series.study_date or "99999999", series.study_uid, series.series_uid
+def _key(series: Series) -> tuple[str, ...]:
+    return tuple(str(getattr(series, column)) for column in KEY)
+
+
+def _ordered(found: Iterable[Series]) -> list[Series]:
+    """By patient, date, study, series; files that belong to nobody last.
+
+    Patients come in the order of a hash of their series' UIDs. In the order of their identifiers, a pseudonym's number
+    would be a rank that tells the patient to whoever has the list of identifiers.
+    """
+    found = list(found)
+    uids: dict[str, list[str]] = defaultdict(list)
+    for series in found:
+        uids[_owner(series)].append(series.series_uid)
+    place = {owner: hashlib.sha256("\n".join(sorted(uids[owner])).encode()).hexdigest() for owner in uids}
+
+    def order(series: Series) -> tuple[bool, str, str, str, str]:
+        date = series.study_date or "99999999"
+        return not series.patient_id, place[_owner(series)], date, series.study_uid, series.series_uid
+
+    return sorted(found, key=order)
+
+
+def _owner(series: Series) -> str:
+    return series.patient_id or series.series_uid
 
 
 def _highest(names: Iterable[str], entity: str) -> int:

@@ -22,7 +22,7 @@ class Series:
     source
         ``dicom`` or ``bids``.
     faulty_path
-        The file that spoils the series, as text; empty if none does. Private.
+        The file or folder that spoils the series, as text; empty if none does. Private.
     patient_id, study_uid, series_uid
         Identity in the source; empty where there is none (a file that cannot be read). Private.
     study_date
@@ -92,4 +92,7 @@ def to_path(text: str) -> Path:
 
 
 def _size_bytes(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0  # a link into nowhere is a file that cannot be read
+    try:
+        return path.stat().st_size
+    except OSError:  # a link into nowhere, or no right to look: a file that cannot be read
+        return 0

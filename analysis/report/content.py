@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import batch, tsv
-from analysis.layout import Results
+from analysis.layout import Results, sidecar_of
 
 SERIES_COLUMNS = ("series_id", "participant_id", "session_id", "scan_id", "contrast", "plane", "decision", "reason")
 SERIES_NUMBERS = ("in_plane_mm", "spacing_mm", "thickness_mm")
@@ -141,10 +141,13 @@ class Cohort:
 
     @property
     def reasons(self) -> list[Reason]:
-        """Why scans were turned away, the commonest first within each stage."""
+        """Why scans were turned away, each of them once, the commonest reason first within each stage."""
+        rejected = self.batches[self.batches["status"] == batch.REJECTED]
+        # A scan whose series the intake has come to exclude bears its reason in the batch table as well.
+        rejected = rejected[rejected["scan_id"].isin(self.series["scan_id"])]
         turned_away = [
             *(("intake", text) for text in self.series.loc[self.series["decision"] != "include", "reason"]),
-            *self.batches.loc[self.batches["status"] == batch.REJECTED, ["stage", "reason"]].itertuples(index=False),
+            *rejected[["stage", "reason"]].itertuples(index=False),
             *(("quality gate", text) for text in self.gate.loc[self._judged & self._refused, "reason"]),
         ]
         examples: dict[tuple[str, str], str] = {}
@@ -254,7 +257,7 @@ def _analysis(folder: Path, name: str) -> Analysis | None:
 
 def _maker(image: Path) -> tuple[str, str, str]:
     """Tool with version, weights and their SHA-256, from an image's JSON sidecar."""
-    sidecar = image.parent / (image.name.removesuffix(".nii.gz") + ".json")
+    sidecar = sidecar_of(image)
     if not sidecar.is_file():
         return "no sidecar", tsv.MISSING, tsv.MISSING
     facts: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))

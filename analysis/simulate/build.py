@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -100,16 +101,29 @@ def _finished(out: Path, patient: patients.Patient, key: str) -> bool:
     record = _record(out, patient)
     if not record.is_file():
         return False
-    content = json.loads(record.read_text(encoding="utf-8"))
-    return bool(content["key"] == key and content["files"] == _sizes(_study(out, patient)))
+    content = _content(record)
+    return content.get("key") == key and content.get("files") == _sizes(_study(out, patient))
 
 
 def _forget(out: Path, everyone: list[patients.Patient]) -> None:
-    """Remove patients of an earlier, larger clinic: a study without its truth would pass for a patient."""
+    """Remove patients of an earlier, larger clinic: a study without its truth would pass for a patient.
+
+    Only what this module has made: ``out`` may be a folder of somebody else's.
+    """
     staying = {_record(out, patient) for patient in everyone}
-    for record in sorted(set((out / "patients").glob("*.json")) - staying):
-        shutil.rmtree(out / "dicom" / record.stem, ignore_errors=True)
-        record.unlink()
+    for record in sorted(set((out / "patients").glob("SIM*.json")) - staying):
+        if re.fullmatch(r"SIM\d{4,}", record.stem) and "key" in _content(record):
+            shutil.rmtree(out / "dicom" / record.stem, ignore_errors=True)
+            record.unlink()
+
+
+def _content(record: Path) -> dict[str, Any]:
+    """What a record holds; empty if it is none."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .laplace import Array
 
 CENTILES = (5, 25, 75, 95)
+#: A design whose least singular value is a smaller fraction of its largest cannot be fitted.
+LEAST_SINGULAR_VALUE = 1e-6
 CURVE_COLUMNS = ("structure", "age_years", "median_mm3", "low_mm3", "high_mm3", *(f"centile{c}_mm3" for c in CENTILES))
 SUMMARY_COLUMNS = (
     "structure",
@@ -118,7 +120,9 @@ def run(arguments: argparse.Namespace) -> None:
     )
     figures.write(draw(fits), out / "ageing.png")
     n_participants = int(table["participant_id"].nunique())
-    if n_participants // 10 < settings.knots:
+    if not len(volumes):
+        notes.append("There are no volumes.")
+    elif n_participants // 10 < settings.knots:
         notes.append(
             f"{knots_for(n_participants, settings.knots)} knots instead of {settings.knots}: at most a tenth of the "
             f"{n_participants} participants."
@@ -183,15 +187,18 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
         "n_participants": len(people),
     }
     reason = _why_not(used, structure, settings)
+    if not reason:
+        names, covariates = _covariates(used, by_icv=by_icv)
+        spline = laplace.NaturalSpline.at_quantiles(age, knots_for(len(people), settings.knots))
+        basis, scale_basis = spline.design(age), spline.design_held(age)
+        k = basis.shape[1]
+        design = np.column_stack([basis, covariates])
+        if not _is_full_rank(design):
+            reason = f"too few different ages for a curve of {k} knots; ask for fewer"
     if reason:
         summary["note"] = "; ".join([f"not fitted: {reason}", *remarks])
         return StructureFit(summary, pd.DataFrame(columns=list(CURVE_COLUMNS)), age, y)
 
-    names, covariates = _covariates(used, by_icv=by_icv)
-    spline = laplace.NaturalSpline.at_quantiles(age, knots_for(len(people), settings.knots))
-    basis, scale_basis = spline.design(age), spline.design_held(age)
-    k = basis.shape[1]
-    design = np.column_stack([basis, covariates])
     fit = laplace.fit(y, design, scale_basis)
     rng = np.random.default_rng(settings.seed)
     weights = laplace.cluster_weights(groups, settings.replicates, rng)
@@ -246,7 +253,7 @@ def _why_not(used: pd.DataFrame, structure: str, settings: Settings) -> str:
     if not np.median(np.abs(volume - np.median(volume))) > 0:
         return "more than half of the volumes are the same"
     design = np.column_stack([np.ones_like(age), age, _covariates(used, by_icv=by_icv)[1]])
-    if np.linalg.matrix_rank(_comparable(design)) < design.shape[1]:
+    if not _is_full_rank(design):
         return "age, ICV and sex cannot be told apart"
     return ""
 
@@ -263,6 +270,13 @@ def _covariates(used: pd.DataFrame, *, by_icv: bool) -> tuple[list[str], Array]:
     if used["male"].notna().all() and used["male"].nunique() == 2:
         found["sex"] = used["male"].to_numpy(dtype=float) - 0.5
     return list(found), np.column_stack([*found.values()]) if found else np.empty((len(used), 0))
+
+
+def _is_full_rank(design: Array) -> bool:
+    """Whether the columns can be told apart, also after squaring (normal equations)."""
+    import numpy as np
+
+    return bool(np.linalg.matrix_rank(_comparable(design), rtol=LEAST_SINGULAR_VALUE) == design.shape[1])
 
 
 def _comparable(columns: Array) -> Array:

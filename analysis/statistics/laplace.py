@@ -109,7 +109,8 @@ def fit(
     y
         Observations, shape (n,).
     location, log_scale
-        Designs X and Z, shapes (n, p) and (n, q); the rows of Z sum to one (a spline by its values at the knots).
+        Designs X and Z, shapes (n, p) and (n, q); X of full rank, the rows of Z sum to one (a spline by its values at
+        the knots).
     weights
         Shape (R, n); one set of ones unless given.
     start

@@ -55,13 +55,16 @@ def load_network(name_or_path: str | Path) -> LoadedNetwork:
             f"{path}: not a safetensors file ({error}); convert Keras weights by 'synthsr weights import'"
         ) from error
     try:
-        network = UNet(UNetConfig(**json.loads(header["network"])))
+        if "synthsr" in header:
+            facts = json.loads(header["synthsr"])
+        else:
+            facts = {key: json.loads(header[key]) for key in ("network", "information")}
+        network = UNet(UNetConfig(**facts["network"]))
         counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
         network.load_state_dict({**counters, **tensors})
-        information = json.loads(header.get("information", "{}"))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"{path}: not weights of this project's U-net: {error}") from error
-    return LoadedNetwork(network.eval(), information, path, files.sha256(path))
+    return LoadedNetwork(network.eval(), facts["information"], path, files.sha256(path))
 
 
 def save_network(network: UNet, path: Path, information: dict[str, Any], *, dtype: torch.dtype = torch.float32) -> None:
@@ -84,6 +87,7 @@ def save_network(network: UNet, path: Path, information: dict[str, Any], *, dtyp
             continue
         keep = key.endswith(("running_mean", "running_var"))
         tensors[key] = value.detach().cpu().to(torch.float32 if keep else dtype).contiguous()
-    header = {"network": json.dumps(network.config.to_dict()), "information": json.dumps(information)}
+    # One entry, because safetensors writes several in an order that differs from run to run.
+    header = {"synthsr": json.dumps({"network": network.config.to_dict(), "information": information})}
     with files.whole(path) as temporary:
         save_file(tensors, temporary, metadata=header)

@@ -61,8 +61,8 @@ def test_mirrored_scan_gives_mirrored_answer(tmp_path: Path, weights: dict[str, 
     data = noise((32, 32, 8))
     for name, volume in (("a", data), ("b", data[::-1])):
         scan = write_scan(tmp_path / f"{name}.nii", volume)
-        cli.main(["segment", str(scan), str(tmp_path / f"{name}.mgz"), "--weights", weights["segmentation"]])
-    a, b = (np.asarray(nib.load(tmp_path / f"{name}.mgz").dataobj) for name in "ab")
+        cli.main(["segment", str(scan), str(tmp_path / f"{name}_dseg.mgz"), "--weights", weights["segmentation"]])
+    a, b = (np.asarray(nib.load(tmp_path / f"{name}_dseg.mgz").dataobj) for name in "ab")
     mirror = np.vectorize(labels.mirror_number)
     assert (mirror(a[::-1]) == b).mean() > 0.999
 
@@ -84,6 +84,22 @@ def test_segment_folder_names_and_volumes(tmp_path: Path, weights: dict[str, str
     )
 
 
+def rot(path: Path) -> None:
+    """Flip some bits in the middle of a compressed file."""
+    content = bytearray(path.read_bytes())
+    for position in range(len(content) // 2, len(content) // 2 + 40):
+        content[position] ^= 0xFF
+    path.write_bytes(content)
+
+
+def write_tilted(path: Path, degrees: float) -> None:
+    """A scan whose slices are sheared against each other, as of a CT with tilted gantry."""
+    affine = np.eye(4)
+    affine[1:3, 2] = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(noise((30, 28, 30)), affine), path)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -91,6 +107,9 @@ def test_segment_folder_names_and_volumes(tmp_path: Path, weights: dict[str, str
         (lambda path: write_scan(path, np.full((8, 8, 8), 3, np.float32)), "every voxel is 3"),
         (lambda path: write_scan(path, noise((8, 8, 8, 5))), "has 4 dimensions"),
         (lambda path: path.write_text("not an image"), "cannot be read"),
+        (lambda path: rot(write_scan(path, noise())), "cannot be read"),
+        (lambda path: write_scan(path, noise(), (1000, 1, 1)), "no field of view of a head"),
+        (lambda path: write_tilted(path, 20), "70° apart instead of 90°"),
         (lambda path: None, "no such file"),
     ],
 )
@@ -114,6 +133,16 @@ def test_a_truncated_scan_is_named(tmp_path: Path, weights: dict[str, str], caps
     scan.write_bytes(scan.read_bytes()[:5000])
     assert cli.main(["predict", str(scan), str(tmp_path / "x.nii.gz"), "--weights", weights["synthsr"]]) == 65
     assert "cut.nii.gz: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["scan.nii.gz", "scan.mgz", "../here/scan.nii"])
+def test_input_is_never_overwritten(tmp_path: Path, weights: dict[str, str], output: str) -> None:
+    """Nor its sidecar, which an output of the same stem would replace."""
+    scan = write_scan(tmp_path / "here" / "scan.nii.gz", noise())
+    before = scan.read_bytes()
+    assert cli.main(["predict", str(scan), str(tmp_path / "here" / output), "--weights", weights["synthsr"]]) == 78
+    assert scan.read_bytes() == before
+    assert [path.name for path in scan.parent.iterdir()] == ["scan.nii.gz"]
 
 
 def test_one_bad_scan_does_not_stop_a_folder(

@@ -80,6 +80,22 @@ def test_nothing_included_leaves_empty_tables(results: Results) -> None:
     assert tsv.read(results.volumes).empty
 
 
+def test_a_lost_or_damaged_table_of_volumes_is_a_reason(results: Results) -> None:
+    lost, damaged, kept = list(ICV_MM3)[:3]
+    path = results.scan_volumes(damaged)
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if "ICV" not in line) + "\n")
+    results.scan_volumes(lost).unlink()
+    # The gate has not looked again: the tables leave out what they cannot read.
+    assert cli.main(["tables", "--out", str(results.root)]) == 0
+    assert set(tsv.read(results.volumes)["scan_id"]) == {kept}
+    assert cli.main(["gate", "--out", str(results.root)]) == 0
+    scans = tsv.read(results.gate).set_index("scan_id")
+    assert list(scans.loc[[lost, damaged, kept], "included"]) == ["no", "no", "yes"]
+    assert "no such table" in scans.loc[lost, "reason"]
+    assert "0 rows of ICV" in scans.loc[damaged, "reason"]
+    assert scans.loc[[lost, damaged], "reason"].str.contains("--forcerun segment").all()
+
+
 @pytest.mark.parametrize(
     ("icv_mm3", "included"), [(1.099e6, False), (1.1e6, True), (2.3e6, False), (float("nan"), False)]
 )

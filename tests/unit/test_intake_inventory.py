@@ -77,6 +77,7 @@ def _with_gaps() -> list[np.ndarray]:
     ("tags", "shape", "contrast", "reason"),
     [
         ({**maker.T1, "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, {}, "localizer", "localizer"),
+        ({**maker.T2, "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "BitsAllocated": 5}, {}, "derived", "colours"),
         (maker.T1, {"planes": ["ax"] * 10 + ["sag"] * 10}, "localizer", "2 orientations"),
         ({**maker.T2, "ImageType": ["DERIVED", "PRIMARY", "MIP"]}, {}, "derived", "derived"),
         ({**maker.T2, "ImageType": ["DERIVED", "SECONDARY"]}, {}, "derived", "secondary capture"),
@@ -101,8 +102,8 @@ def _with_gaps() -> list[np.ndarray]:
 )
 def test_reason_of_excluded_series(clinic: Clinic, tags: dict, shape: dict, contrast: str, reason: str, capsys) -> None:
     maker.write_series(clinic.source, tags, **shape)
-    assert clinic.inventory() == 65  # nothing is left
-    assert "none of its 1 series" in capsys.readouterr().err
+    assert clinic.inventory() == 0
+    assert "none of the 1 series can be used" in capsys.readouterr().out
     row = clinic.only()
     assert (row.decision, row.contrast, row.scan_id, row.batch) == ("exclude", contrast, "n/a", "n/a")
     assert reason in row.reason
@@ -151,7 +152,7 @@ def test_any_transfer_syntax_is_read_and_a_cut_file_noticed(clinic: Clinic, form
     assert clinic.inventory() == 0
     assert clinic.only().n_slices == "20"
     paths[5].write_bytes(paths[5].read_bytes()[:-20])
-    assert clinic.inventory() == 65
+    assert clinic.inventory() == 0
     assert "exclude" in set(clinic.series.decision) and "include" not in set(clinic.series.decision)
 
 
@@ -236,10 +237,14 @@ def test_age_and_sex(clinic: Clinic) -> None:
     maker.write_series(clinic.source, {**maker.T1, "PatientAge": "018M"}, patient="B", study="1.2.2")
     maker.write_series(clinic.source, maker.T1, patient="C", study="1.2.3")
     maker.write_series(clinic.source, {**maker.T1, **anonymous}, patient="D", study="1.2.4")
+    maker.write_series(clinic.source, {**maker.T1, "PatientAge": "000Y"}, patient="E", study="1.2.5")
+    maker.write_series(clinic.source, {**maker.T1, "PatientAge": "999Y"}, patient="F", study="1.2.6")
     assert clinic.inventory() == 0
-    sessions = tsv.read(clinic.results.sessions)
-    assert list(sessions.age_years) == ["34", "1.5", "71.17", "n/a"]
-    assert list(sessions.sex) == ["F", "F", "F", "n/a"]
+    public = ["participant_id", "session_id"]
+    sessions = tsv.read(clinic.private.sessions)[[*public, "patient_id"]].merge(tsv.read(clinic.results.sessions))
+    sessions = sessions.set_index("patient_id").sort_index()
+    assert list(sessions.age_years) == ["34", "1.5", "71.17", "n/a", "71.17", "71.17"]
+    assert list(sessions.sex) == ["F", "F", "F", "n/a", "F", "F"]
 
 
 def test_unreadable_files_are_rows_and_the_cohort_goes_on(clinic: Clinic) -> None:
@@ -260,6 +265,33 @@ def test_unreadable_files_are_rows_and_the_cohort_goes_on(clinic: Clinic) -> Non
     faulty = tsv.read(clinic.private.series).set_index("series_id").faulty_path
     assert faulty[row.series_id].endswith("Muster_Erika.dcm")
     assert {str(cut[3]), str(header[3])} < set(faulty)
+
+
+def test_a_closed_folder_is_a_row_that_does_not_name_it(clinic: Clinic, monkeypatch) -> None:
+    maker.write_series(clinic.source / "good")
+    (clinic.source / "Muster").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:  # root, as tests may run, can read every folder
+        if Path(path).name == "Muster":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert clinic.inventory() == 0
+    row = clinic.series[clinic.series.decision == "exclude"].iloc[0]
+    assert row.reason.startswith("a folder that cannot be read") and "Muster" not in "".join(row)
+    assert str(clinic.source / "Muster") in set(tsv.read(clinic.private.series).faulty_path)
+
+
+def test_errors_of_the_system_do_not_name_files(clinic: Clinic, monkeypatch, capsys) -> None:
+    def refuse(arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", "/export/Muster/1.dcm")
+
+    monkeypatch.setattr("analysis.intake.command.run", refuse)
+    assert clinic.inventory() == 69
+    message = capsys.readouterr().err
+    assert "PermissionError, Permission denied" in message and "Muster" not in message
 
 
 def test_empty_folder_is_named(clinic: Clinic, capsys) -> None:
@@ -289,22 +321,61 @@ def test_names_and_batches_stay_when_studies_arrive(clinic: Clinic) -> None:
     assert clinic.inventory("--batch-size", "2") == 0
     assert all(path.stat().st_mtime == 0 for path in files), "an unchanged rerun touches nothing"
 
-    # A new patient that sorts first, a second study of a known one, a second run in a known study.
+    # A new patient, a second study of a known one, a second run in a known study.
     maker.write_series(clinic.source, maker.T1, patient="A", study="1.2.20")
     maker.write_series(clinic.source, {**maker.T1, "StudyDate": "20200101"}, patient="B", study="1.2.21")
     maker.write_series(clinic.source, maker.T1, patient="X", study="1.2.12", series="2")
     assert clinic.inventory("--batch-size", "2") == 0
     second = clinic.series
     pd.testing.assert_frame_equal(second.head(3), first)
+    names = dict(tsv.read(clinic.private.sessions)[["patient_id", "participant_id"]].to_numpy())
+    assert names["A"] == "sub-0004"
     assert set(second.scan_id.tail(3)) == {
         "sub-0004_ses-01_acq-ax_run-1_T1w",
-        "sub-0001_ses-02_acq-ax_run-1_T1w",
-        "sub-0003_ses-01_acq-ax_run-2_T1w",
+        f"{names['B']}_ses-02_acq-ax_run-1_T1w",
+        f"{names['X']}_ses-01_acq-ax_run-2_T1w",
     }
     assert list(second.batch) == ["0001", "0001", "0002", *second.batch.tail(3)]
     assert sorted(second.batch.tail(3)) == ["0003", "0003", "0004"]
     for batch in ("0001", "0002"):
         assert clinic.results.batch("select", batch).stat().st_mtime == 0
+
+
+def test_numbers_do_not_tell_the_order_of_identifiers(clinic: Clinic) -> None:
+    orders = []
+    for turn in ("one", "two"):
+        made = Clinic(clinic.source / turn)
+        for index in range(8):
+            maker.write_series(made.source, patient=f"MRN-{index}", study=f"1.2.{index}", places=[np.zeros(3)])
+        assert made.inventory() == 0
+        rows = tsv.read(made.private.series)
+        orders.append(list(rows.sort_values("participant_id").patient_id))
+        assert list(rows.sort_values("series_id").patient_id) == orders[-1]
+    assert orders[0] == orders[1] and orders[0] != sorted(orders[0])
+
+
+def test_series_that_are_gone_are_left_out_unless_converted(clinic: Clinic) -> None:
+    for name in ("kept", "gone"):
+        maker.write_series(clinic.source / name, patient=name, study=f"1.2.{len(name)}.{ord(name[0])}")
+    text = clinic.source / "notes.dcm"
+    text.write_text("text\n" * 50)
+    assert clinic.inventory() == 0
+    rows = tsv.read(clinic.private.series).set_index("patient_id")
+    converted = clinic.results.raw(rows.scan_id["kept"])
+    converted.parent.mkdir(parents=True)
+    converted.touch()
+    for path in clinic.source.iterdir():
+        path.rename(clinic.source.parent / path.name)
+    maker.write_series(clinic.source, patient="new", study="1.2.9")
+    assert clinic.inventory() == 0
+    after = clinic.series.set_index("series_id")
+    assert after.decision[rows.series_id["kept"]] == "include"
+    gone = after.loc[rows.series_id[["gone", ""]]]
+    assert set(gone.decision) == {"exclude"} and set(gone.reason) == {"no longer in the source"}
+    (clinic.source.parent / "gone").rename(clinic.source / "gone")
+    assert clinic.inventory() == 0
+    back = clinic.series.set_index("series_id").loc[rows.series_id["gone"]]
+    assert (back.decision, back.scan_id) == ("include", rows.scan_id["gone"])
 
 
 def test_sessions_are_numbered_by_date(clinic: Clinic) -> None:
@@ -328,5 +399,5 @@ def test_a_scan_that_breaks_keeps_its_place(clinic: Clinic) -> None:
     assert clinic.inventory() == 0
     paths[0].write_bytes(paths[0].read_bytes()[:-10])
     assert clinic.inventory() == 0
-    assert list(clinic.series.decision) == ["exclude", "include"]
+    assert sorted(clinic.series.decision) == ["exclude", "include"]
     assert len(tsv.read(clinic.results.batch("select", "0001"))) == 2

@@ -5,10 +5,11 @@ from html.parser import HTMLParser
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from results_maker import SHA256, make_results, run_statistics
 
-from analysis import cli
+from analysis import cli, tsv
 from analysis.layout import Results
 from analysis.report import content, page, pictures
 from synthsr import labels
@@ -94,6 +95,17 @@ def test_counts_follow_the_scans(study):
     assert counts["chosen"] - counts["converted"] == 1 and counts["segmented"] - counts["included"] == 1
     assert sum(step.lost for step in cohort.flow) == sum(reason.count for reason in cohort.reasons) == 5
     assert cohort.mix["scans"].sum() == len(cohort.included) == counts["included"]
+
+
+def test_a_scan_that_the_intake_excluded_later_is_counted_once(tmp_path):
+    results = make_results(tmp_path / "results", n_people=9)
+    series = tsv.read(results.series)
+    (broken,) = tsv.read(results.batch("convert", "0001")).query("status == 'rejected'")["scan_id"]
+    late = {"decision": "exclude", "reason": "constant image", "scan_id": tsv.MISSING}
+    tsv.write(series.mask(series["scan_id"] == broken, pd.Series(late), axis=1), results.series)
+    cohort = content.collect(results)
+    assert [reason.stage for reason in cohort.reasons if reason.text == "constant image"] == ["intake"]
+    assert sum(step.lost for step in cohort.flow) == sum(reason.count for reason in cohort.reasons)
 
 
 def test_sections_and_provenance_are_there(html):

@@ -72,6 +72,17 @@ def test_only_what_is_missing_is_made_again(made: Path, base: Path) -> None:
     assert all("SIM0002" in path.as_posix() for path in changed)
 
 
+def test_what_somebody_else_put_there_stays(tmp_path: Path) -> None:
+    for name, text in (("MRN4711", '{"key": ""}'), ("SIM0007", '{"name": "theirs"}'), ("SIM0008", "text")):
+        record, study = tmp_path / "patients" / f"{name}.json", tmp_path / "dicom" / name / "1.dcm"
+        for path, content in ((record, text), (study, "scan")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+    before = digests(tmp_path)
+    build._forget(tmp_path, [])
+    assert digests(tmp_path) == before
+
+
 def test_tables(made: Path) -> None:
     people, truth = pd.read_table(made / "patients.tsv"), pd.read_table(made / "truth.tsv")
     assert list(people.patient_id) == ["SIM0001", "SIM0002"]

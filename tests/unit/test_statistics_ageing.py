@@ -131,7 +131,7 @@ def test_few_participants_use_few_knots_and_say_so(tmp_path):
     ("spoil", "reason"),
     [
         (lambda table: table.head(3), "participants, 20 are the least"),
-        (lambda table: table.head(0), "no volumes"),
+        (lambda table: table.head(0), "There are no volumes."),
         (lambda table: table.assign(age_years=50.0), "ages span 0 years"),
         (lambda table: table.assign(Hippocampus=100.0), "the same"),
         (lambda table: table.assign(age_years=np.nan), "0 participants"),
@@ -147,6 +147,10 @@ def test_what_cannot_be_fitted_is_a_documented_na(tmp_path, spoil, reason):
     if len(table):
         assert reason in summary.loc["Hippocampus", "note"]
         assert summary.loc["Hippocampus", "slope_mm3_per_year"] == tsv.MISSING
+    else:
+        assert summary.empty
+        assert json.loads((tmp_path / "out" / "ageing.json").read_text())["notes"] == [reason]
+        assert "no volumes" in ageing.draw({}).texts[0].get_text()
     assert (tmp_path / "out" / "ageing.png").stat().st_size > 0
 
 
@@ -177,6 +181,16 @@ def test_degenerate_cohorts_give_numbers_or_a_reason():
     exact = ageing.fit_structure(table.assign(Hippocampus=100 - table["age_years"]), "Hippocampus", settings)
     assert exact.summary["slope_mm3_per_year"] == pytest.approx(-1)
     np.testing.assert_allclose(exact.curve["median_mm3"], 100 - exact.curve["age_years"], atol=0.01)
+
+
+def test_ages_in_groups_give_a_reason_not_an_error():
+    """Quantiles between two of the ages are knots of their own: five of them for three ages."""
+    table = simulate(0, 61).drop_duplicates("participant_id", ignore_index=True)
+    grouped = table.assign(age_years=np.repeat([30.0, 50.0, 70.0], [14, 22, 25]))
+    fit = ageing.fit_structure(grouped, "Hippocampus", ageing.Settings(replicates=100))
+    assert fit.curve.empty and "too few different ages for a curve of 5 knots" in fit.summary["note"]
+    fewer = ageing.fit_structure(grouped, "Hippocampus", ageing.Settings(replicates=100, knots=2))
+    assert np.isfinite(fewer.curve["median_mm3"]).all()
 
 
 def test_text_for_an_age_names_file_and_line(tmp_path, capsys):

@@ -186,6 +186,13 @@ class TestSafetensors:
             difference = (loaded.network(image) - network(image)).abs().max()
         assert difference <= tolerance
 
+    def test_same_weights_same_bytes(self, network: UNet, tmp_path: Path) -> None:
+        """Their hash decides whether a cohort is computed anew."""
+        paths = [tmp_path / f"{number}.safetensors" for number in range(8)]
+        for path in paths:
+            save_network(network, path, {"task": "synthsr", "steps": 7, "seed": 1})
+        assert len({sha256(path) for path in paths}) == 1
+
     def test_unknown_name(self) -> None:
         with pytest.raises(ConfigurationError, match="no-such-weights: neither a weights file nor one of the shipped"):
             load_network("no-such-weights")
@@ -201,11 +208,11 @@ class TestSafetensors:
         "header",
         [
             {},
-            {"network": "features: 4"},
-            {"network": json.dumps({"feature": 4})},
-            {"network": json.dumps([1, 1, 4, 2, 1])},
-            {"network": json.dumps({"features": 8, "levels": 2})},
-            {"network": json.dumps({"features": 4, "levels": 3})},
+            {"synthsr": "features: 4"},
+            {"synthsr": json.dumps({"network": {"feature": 4}, "information": {}})},
+            {"synthsr": json.dumps([1, 1, 4, 2, 1])},
+            {"synthsr": json.dumps({"network": {"features": 8, "levels": 2}, "information": {}})},
+            {"synthsr": json.dumps({"network": {"features": 4, "levels": 3}, "information": {}})},
         ],
         ids=["none", "not-json", "misspelt", "list", "too-wide", "too-deep"],
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
+from analysis.intake import folders
 from analysis.layout import Private, Results
 from synthsr.files import sha256
 from synthsr.weights import locate
@@ -42,6 +43,11 @@ def source_format():
 
 
 SOURCE_FORMAT = source_format()
+
+
+def source_state(wildcards):
+    """What the inventory must see: the time of the source's folder tells of its top level only."""
+    return folders.state(Path(config[SOURCE_FORMAT]), without=Path.cwd())
 
 
 def weights_hash(network):

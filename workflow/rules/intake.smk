@@ -18,6 +18,7 @@ checkpoint inventory:
         private=PRIVATE.root,
         results=RESULTS.root,
         batch_size=config["batch_size"],
+        state=source_state,
     shell:
         "python -m analysis inventory {input:q} --format {params.format} --out {params.results:q}"
         " --private {params.private:q} --batch-size {params.batch_size} > {log:q} 2>&1"
