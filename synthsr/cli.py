@@ -1,4 +1,4 @@
-"""Command ``synthsr``: predict, segment, generate, train, weights."""
+"""Command ``synthsr``: predict, segment, generate, priors, train, weights."""
 
 from __future__ import annotations
 
@@ -47,6 +47,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--preset", default="clinical", help="clinical, synthsr-2021, synthsr-2023, synthseg, tutorial"
     )
     generate.set_defaults(run=_generate)
+
+    priors = commands.add_parser("priors", help="intensity priors of a known protocol, for the generator")
+    priors.add_argument("scans", type=Path, metavar="SCANS", help="folder of scans of the protocol")
+    priors.add_argument("labels", type=Path, metavar="LABELS", help="folder of their label maps, same names and grids")
+    priors.add_argument("output", type=Path, metavar="OUT", help="table, .tsv")
+    priors.set_defaults(run=_priors)
 
     train = commands.add_parser("train", help="train the networks of a configuration; resumes where it stopped")
     train.add_argument("config", type=Path, metavar="CONFIG", help="YAML, such as config/train.yaml")
@@ -147,6 +153,13 @@ def _generate(arguments: argparse.Namespace) -> None:
     number, seed, preset = arguments.number, arguments.seed, arguments.preset
     for path in generate(arguments.labels, arguments.output, number=number, seed=seed, preset=preset):
         print(path)
+
+
+def _priors(arguments: argparse.Namespace) -> None:
+    from .generator.priors import estimate_from_files, write_priors
+
+    write_priors(estimate_from_files(arguments.scans, arguments.labels), arguments.output)
+    print(arguments.output)
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -95,9 +95,7 @@ class DeformationDraw:
     velocity_mm: Array
     flip: bool
 
-    def coordinates(
-        self, centre: Array, *, size: int, voxel_size_mm: float, device: torch.device
-    ) -> Tensor:
+    def coordinates(self, centre: Array, *, size: int, voxel_size_mm: float, device: torch.device) -> Tensor:
         """Source voxel of every output voxel.
 
         The velocity field is integrated on a coarse grid and the whole map, affine part included, is interpolated from

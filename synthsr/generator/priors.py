@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .. import files, labels
+from .. import files, io, labels
 from ..errors import DataError
 
 #: Median absolute deviation → standard deviation of a normal distribution.
@@ -107,6 +107,42 @@ def estimate(scans: Sequence[Mapping[int, tuple[float, float]]]) -> dict[int, Pr
         prior = Prior(float(mean.mean()), spread[0], float(sd.mean()), spread[1])
         priors[label] = priors[labels.mirror_number(label)] = prior
     return priors
+
+
+def estimate_from_files(scans: Path, label_maps: Path) -> dict[int, Prior]:
+    """Priors from a folder of scans and a folder of their label maps (``synthsr segment`` makes them).
+
+    Parameters
+    ----------
+    scans
+        Scans of one protocol.
+    label_maps
+        Label maps named as the scans, or with ``_dseg`` added. A label map on another grid (``synthsr segment`` leaves
+        1 mm) is looked up at the scan's voxels.
+
+    Raises
+    ------
+    DataError
+        If a scan has no label map.
+    """
+    figures = []
+    maps = {io.stem(path).removesuffix("_dseg"): path for path in io.list_images(label_maps)}
+    for path in io.list_images(scans):
+        if io.stem(path) not in maps:
+            raise DataError(f"{path}: no label map of that name in {label_maps}; make one with synthsr segment")
+        grey, affine = io.load(path)
+        number, own = io.load(maps[io.stem(path)])
+        to_label = np.linalg.inv(own) @ affine
+        voxel = np.indices(grey.shape).reshape(3, -1)
+        place = np.rint(to_label[:3, :3] @ voxel + to_label[:3, 3:]).astype(int)
+        within = ((place >= 0) & (place < np.array(number.shape)[:, None])).all(axis=0)
+        found = np.zeros(voxel.shape[1], dtype=np.int64)
+        found[within] = number[tuple(place[:, within])].astype(np.int64)
+        spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+        # Background of a label map also holds skull and skin: not a tissue.
+        scan = label_figures(grey, found.reshape(grey.shape), spacing_mm.tolist())
+        figures.append({label: pair for label, pair in scan.items() if label != 0})
+    return estimate(figures)
 
 
 def write_priors(priors: Priors, path: Path) -> None:

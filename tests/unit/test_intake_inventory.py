@@ -77,7 +77,12 @@ def _with_gaps() -> list[np.ndarray]:
     ("tags", "shape", "contrast", "reason"),
     [
         ({**maker.T1, "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, {}, "localizer", "localizer"),
-        ({**maker.T2, "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "BitsAllocated": 5}, {}, "derived", "colours"),
+        (
+            {**maker.T2, "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "BitsAllocated": 5},
+            {},
+            "derived",
+            "colours",
+        ),
         (maker.T1, {"planes": ["ax"] * 10 + ["sag"] * 10}, "localizer", "2 orientations"),
         ({**maker.T2, "ImageType": ["DERIVED", "PRIMARY", "MIP"]}, {}, "derived", "derived"),
         ({**maker.T2, "ImageType": ["DERIVED", "SECONDARY"]}, {}, "derived", "secondary capture"),

@@ -102,7 +102,7 @@ def test_one_pair_can_be_learnt_by_heart(config: train.TrainingConfig) -> None:
     trainer = train.Trainer(replace(config, segmentation=plan), "segmentation", CPU)
     generator = trainer._generators(plan.stages[0])[1]
     rng = np.random.default_rng(1)
-    sample = generator.apply(trainer.maps[0], generator.sample(rng))
+    sample = generator.apply([trainer.maps[0]], [generator.sample(rng)])
     optimiser = torch.optim.Adam(trainer.network.parameters(), lr=1e-2)
     values = []
     for _ in range(500):
