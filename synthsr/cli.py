@@ -6,8 +6,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError, DataError, SynthSRError
+
+if TYPE_CHECKING:
+    from .weights.registry import Entry
 
 # Heavy libraries are imported inside the commands, so that --help answers at once.
 
@@ -60,8 +64,19 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--threads", type=int, help="CPU threads (default: all)")
     train.set_defaults(run=_train)
 
-    weights = commands.add_parser("weights", help="import weights")
+    weights = commands.add_parser("weights", help="list, verify, fetch and import weights")
     actions = weights.add_subparsers(dest="action", required=True, metavar="ACTION")
+    list_ = actions.add_parser("list", help="registered weights and whether they are here")
+    list_.set_defaults(run=_list_weights)
+    verify = actions.add_parser("verify", help="check files against their registered SHA-256")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="default: all that are here")
+    verify.set_defaults(run=_verify_weights)
+    fetch = actions.add_parser("fetch", help="bring registered weights into the resources folder; resumes")
+    fetch.add_argument("name", metavar="NAME")
+    fetch.add_argument("--mirror", metavar="FOLDER_OR_URL", help="take the file from here, for sites without internet")
+    fetch.set_defaults(run=_fetch_weights)
+    for action in (list_, verify, fetch):
+        action.add_argument("--registry", type=Path, metavar="TSV", help="another table than the package's own")
     import_ = actions.add_parser("import", help="published Keras weights (.h5) into this project's format")
     import_.add_argument("source", type=Path, metavar="FILE.h5")
     import_.add_argument("output", type=Path, metavar="OUT", help="target, .safetensors")
@@ -169,6 +184,40 @@ def _train(arguments: argparse.Namespace) -> None:
     inference.prepare_process(arguments.threads)
     for path in train(read_config(arguments.config), device=inference.choose_device(arguments.device)):
         print(path)
+
+
+def _list_weights(arguments: argparse.Namespace) -> None:
+    from .weights.registry import registered
+
+    for entry in registered(arguments.registry).values():
+        here = "here" if entry.path.is_file() else "not fetched"
+        print("\t".join([entry.name, entry.version, here, entry.licence, entry.sha256, entry.purpose]))
+
+
+def _verify_weights(arguments: argparse.Namespace) -> None:
+    from .weights.registry import is_sound, registered
+
+    entries = registered(arguments.registry)
+    named = [_entry(entries, name) for name in arguments.names]
+    damaged = []
+    for entry in named or [entry for entry in entries.values() if entry.path.is_file()]:
+        sound = is_sound(entry)
+        print(f"{entry.name}\t{'sound' if sound else 'damaged or missing'}\t{entry.path}")
+        damaged += [] if sound else [entry.name]
+    if damaged:
+        raise DataError(f"{', '.join(damaged)}: not what the registry says; fetch them again")
+
+
+def _fetch_weights(arguments: argparse.Namespace) -> None:
+    from .weights.registry import fetch, registered
+
+    print(fetch(_entry(registered(arguments.registry), arguments.name), arguments.mirror))
+
+
+def _entry(entries: dict[str, Entry], name: str) -> Entry:
+    if name not in entries:
+        raise ConfigurationError(f"{name}: not registered; there are {', '.join(entries)}")
+    return entries[name]
 
 
 def _import_weights(arguments: argparse.Namespace) -> None:

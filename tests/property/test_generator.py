@@ -166,9 +166,11 @@ class TestGeometry:
         """Every step at strength zero, after the mixture."""
         nothing = [
             {"bias": {"log_sd": [0, 0]}}, {"attenuation": {"drop": [0, 0]}}, {"gamma": {"exponent": [1, 1]}},
-            {"blur": {"sd_mm": [0, 0]}}, {"noise": {"sd": [0, 0]}}, {"misalign": {"rotation_deg": 0, "translation_mm": 0}},
+            {"blur": {"sd_mm": [0, 0]}}, {"noise": {"sd": [0, 0]}},
+            {"misalign": {"rotation_deg": 0, "translation_mm": 0}},
             {"acquire": {"high_resolution_probability": 1}},
-            {"realign": {"rotation_error_deg": 0, "translation_error_mm": 0}}, {"cut_field_of_view": {"probability": 0}},
+            {"realign": {"rotation_error_deg": 0, "translation_error_mm": 0}},
+            {"cut_field_of_view": {"probability": 0}},
             {"clear_slices": {"probability": 0}}, {"skull_strip": {"probability": 0}},
             {"rician_noise": {"probability": 0}}, {"gibbs_ringing": {"probability": 0}},
             {"motion_ghosting": {"probability": 0}}, {"fractal_field": {"probability": 0}},

@@ -194,7 +194,9 @@ class TestSafetensors:
         assert len({sha256(path) for path in paths}) == 1
 
     def test_unknown_name(self) -> None:
-        with pytest.raises(ConfigurationError, match="no-such-weights: neither a weights file nor one of the shipped"):
+        with pytest.raises(
+            ConfigurationError, match="no-such-weights: neither a weights file nor one of the registered"
+        ):
             load_network("no-such-weights")
 
     @pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps([1])], ids=["empty", "text", "pickle"])
