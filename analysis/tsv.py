@@ -51,7 +51,7 @@ def read(
         if column not in table:
             continue
         text = table[column].str.strip()
-        text = text.mask(text.str.fullmatch(unknown, case=False), "")
+        text = text.mask(text.str.fullmatch(f"(?:{unknown})", case=False), "")
         value = pd.to_numeric(text.where(text != ""), errors="coerce").astype(float)
         wrong = (text != "") & value.isna()
         if wrong.any():

@@ -253,8 +253,8 @@ class Trainer:
     def _resume(self) -> None:
         state = self.folder / "state.json"
         if not state.is_file():
-            for log in ("log.tsv", "validation.tsv"):
-                (self.folder / log).unlink(missing_ok=True)
+            for name in ("log.tsv", "validation.tsv"):
+                (self.folder / name).unlink(missing_ok=True)
             return
         record = json.loads(state.read_text(encoding="utf-8"))
         tensors = load_file(self.folder / record["tensors"])

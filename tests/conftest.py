@@ -1,4 +1,4 @@
-"""Shared data, and the rule that continuous integration skips only what is expected."""
+"""Test data, and the rule that continuous integration skips only what is expected."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ EXPECTED_SKIPS = Path(__file__).with_name("expected_skips.txt")
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def data_folder() -> Path:
     """Folder of real scans and label maps; tests that ask for it are skipped where it is absent."""
     folder = os.environ.get("SYNTHSR_TEST_DATA")
     if not folder:
-        pytest.skip("SYNTHSR_TEST_DATA is not set: it names the folder of shared test data")
+        pytest.skip("SYNTHSR_TEST_DATA is not set: it names the folder of test data")
     if not Path(folder).is_dir():
         pytest.skip(f"SYNTHSR_TEST_DATA names {folder}, which is not a folder")
     return Path(folder)

@@ -194,7 +194,7 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
         k = basis.shape[1]
         design = np.column_stack([basis, covariates])
         if not _is_full_rank(design):
-            reason = f"too few different ages for a curve of {k} knots; ask for fewer"
+            reason = f"too few different ages for a curve of {k} knots; lower --knots (in a study ageing.knots)"
     if reason:
         summary["note"] = "; ".join([f"not fitted: {reason}", *remarks])
         return StructureFit(summary, pd.DataFrame(columns=list(CURVE_COLUMNS)), age, y)

@@ -22,10 +22,10 @@ def volumes(results: Results) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def scanners(shared_data: Path, tmp_path_factory: pytest.TempPathFactory, snakemake: Run) -> Results:
+def scanners(data_folder: Path, tmp_path_factory: pytest.TempPathFactory, snakemake: Run) -> Results:
     """Study of the three shared DICOM series, in one folder."""
     study = tmp_path_factory.mktemp("scanners")
-    snakemake(study, "--config", f"dicom={shared_data / 'dicom'}")
+    snakemake(study, "--config", f"dicom={data_folder / 'dicom'}")
     return Results(study / "results")
 
 
@@ -55,10 +55,10 @@ def test_three_scanners_give_plausible_hippocampi(scanners: Results) -> None:
         assert table[side].between(2.0, 6.0).all(), table[side]
 
 
-def test_contrasts_of_one_patient_agree_on_the_head(shared_data: Path, tmp_path: Path, snakemake: Run) -> None:
+def test_contrasts_of_one_patient_agree_on_the_head(data_folder: Path, tmp_path: Path, snakemake: Run) -> None:
     source = tmp_path / "bids"
-    for raw in sorted((shared_data / "ms" / "longitudinal").glob("raw_*/study*_*W.nii.gz")) + sorted(
-        (shared_data / "ms" / "longitudinal").glob("raw_*/study*_FLAIR.nii.gz")
+    for raw in sorted((data_folder / "ms" / "longitudinal").glob("raw_*/study*_*W.nii.gz")) + sorted(
+        (data_folder / "ms" / "longitudinal").glob("raw_*/study*_FLAIR.nii.gz")
     ):
         if "_to_" in raw.name:
             continue

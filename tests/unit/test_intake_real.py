@@ -1,4 +1,4 @@
-"""The shared scans of real scanners and real patients through inventory and conversion."""
+"""Test scans of real scanners and real patients through inventory and conversion."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def intake(source: Path, root: Path, *options: str) -> Results:
     return results
 
 
-def test_three_scanners_in_one_folder(shared_data: Path, tmp_path: Path) -> None:
-    results = intake(shared_data / "dicom", tmp_path)
+def test_three_scanners_in_one_folder(data_folder: Path, tmp_path: Path) -> None:
+    results = intake(data_folder / "dicom", tmp_path)
     series = tsv.read(results.series, numbers=("spacing_mm", "in_plane_mm"))
     assert set(series.decision) == {"include"}
     converted = batch.read(results.batch("convert", "0001"))
@@ -49,8 +49,8 @@ def test_three_scanners_in_one_folder(shared_data: Path, tmp_path: Path) -> None
     assert three_d.header.get_zooms() == pytest.approx((1, 1, 1), abs=1e-3)
 
 
-def test_longitudinal_patients_as_bids(shared_data: Path, tmp_path: Path) -> None:
-    folder = shared_data / "ms" / "longitudinal"
+def test_longitudinal_patients_as_bids(data_folder: Path, tmp_path: Path) -> None:
+    folder = data_folder / "ms" / "longitudinal"
     source = tmp_path / "bids"
     with (folder / "demographics.csv").open() as stream:
         people = {f"{int(row['patient_id']):02d}": row for row in csv.DictReader(stream)}

@@ -66,6 +66,30 @@ def test_plan_after_the_inventory_names_every_output(tmp_path: Path) -> None:
     assert outputs == golden
 
 
+@pytest.mark.parametrize("kind", ["dicom", "bids"])
+def test_a_study_that_joins_a_patient_schedules_the_inventory(tmp_path: Path, kind: str) -> None:
+    source, study = tmp_path / "source", tmp_path / "source" / "derivatives" / "study"
+    session = source / "sub-1" / "ses-1" / "anat"
+    session.mkdir(parents=True)
+    (session / ("1.dcm" if kind == "dicom" else "sub-1_ses-1_T1w.nii.gz")).write_text("no image\n" * 50)
+    (source / "participants.tsv").write_text("participant_id\tage\nsub-1\t50\n")
+    study.mkdir(parents=True)
+    given = ["--cores", "1", "--config", f"{kind}={source}"]
+
+    def plan() -> str:
+        result = snakemake(study, "--dry-run", *given)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
+
+    assert snakemake(study, "--until", "inventory", *given).returncode == 0
+    planned = plan()
+    assert "checkpoint inventory:" not in planned
+    # Nothing can be used: no batches, but a report of the reasons.
+    assert "rule convert:" not in planned and "rule report:" in planned
+    (source / "sub-1" / "ses-2").mkdir()
+    assert "checkpoint inventory:" in (planned := plan()) and "Params have changed" in planned
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
