@@ -36,7 +36,6 @@ CONTRASTS = {
     "CT": (0, 28, 36, 10, 250, 45),
 }
 TISSUES = ("background", "white", "grey", "csf", "bone", "soft")
-SPACINGS_MM = (1, 3, 5, 7)
 ORIENTATIONS = ("sagittal", "coronal", "axial")
 #: Structures whose volumes are reported, by the left label's number.
 VOLUMES = (17, 18, 10, 11, 12, 13, 4, 3, 2)
@@ -73,15 +72,18 @@ def scanned(params: Params, spacing_mm: int, orientation: str) -> Params:
     return replace(params, steps=(*params.steps[:-1], acquire))
 
 
-def measure(source: LabelMap, draw: int, networks: tuple[Segmenter, Predictor], make: Generator) -> tuple[list, list]:
+def measure(
+    source: LabelMap, draw: int, spacings_mm: list[int], networks: tuple[Segmenter, Predictor], make: Generator
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of both tables for one deformed head."""
     segmenter, predictor = networks
     rng = np.random.default_rng([2023, draw, int(source.path.name.encode().hex(), 16) % 2**32])
     contrast = list(CONTRASTS)[draw % len(CONTRASTS)]
     params = looking_like(make.sample(rng), contrast, rng)
     numbers = labels.segmentation_numbers()
-    structures, images = [], []
-    for spacing_mm in SPACINGS_MM:
+    structures: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    for spacing_mm in spacings_mm:
         for orientation in ORIENTATIONS if spacing_mm > 1 else ORIENTATIONS[:1]:
             made = make.apply([source], [scanned(params, spacing_mm, orientation)])
             synthetic = inference.run(predictor.weights.network, made.image)
@@ -160,6 +162,7 @@ def main() -> None:
     parser.add_argument("label_maps", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=10, help="seeded deformations per map (default: %(default)s)")
+    parser.add_argument("--spacings-mm", type=int, nargs="+", default=[1, 3, 5, 7], help="(default: %(default)s)")
     parser.add_argument("--segmentation", default="segmentation")
     parser.add_argument("--synthsr", default="synthsr")
     parser.add_argument("--device", default="auto")
@@ -172,7 +175,7 @@ def main() -> None:
     for path in given.label_maps:
         source = load_label_map(path)
         for draw in range(given.draws):
-            some_structures, some_images = measure(source, draw, (segmenter, predictor), make)
+            some_structures, some_images = measure(source, draw, given.spacings_mm, (segmenter, predictor), make)
             structures += some_structures
             images += some_images
             print(path.name, draw, f"{np.nanmean([row['dice'] for row in some_structures]):.3f}", flush=True)
