@@ -99,7 +99,8 @@ def slice_weights(n_samples: int, spacing_voxels: float, offset_voxels: float = 
         return np.ones(n_samples)
     offset_voxels = min(offset_voxels, n_samples - 1)
     slices = np.arange(offset_voxels, n_samples - 1 + 1e-6, spacing_voxels)
-    return interpolation(slices, n_samples).sum(axis=0).clip(max=1.0)
+    weights: npt.NDArray[np.float64] = interpolation(slices, n_samples).sum(axis=0).clip(max=1.0)
+    return weights
 
 
 def apply_each(images: Tensor, matrices: Matrix, axis: int) -> Tensor:

@@ -124,7 +124,7 @@ def read_config(values: Mapping[str, Any] | None = None, *, where: str = "genera
             merged[part] = {**_preset(name)[part], **given[part]}
     merged["steps"] = [_build_step(entry, f"{where}.steps") for entry in _changed(merged["steps"], given, where)]
     merged.pop("source", None)
-    config = build(GeneratorConfig, merged, where)
+    config: GeneratorConfig = build(GeneratorConfig, merged, where)
     if any(isinstance(step, steps.Realign) for step in config.steps) != any(
         isinstance(step, steps.Misalign) for step in config.steps
     ):

@@ -157,11 +157,13 @@ class LesionSource:
         if lesion["mask"] is not None:
             mask = torch.from_numpy(self.shapes[lesion["mask"]]).to(device)
             middle = torch.tensor([(length - 1) / 2 for length in mask.shape], device=device).reshape(3, 1, 1, 1)
-            return deformation.interpolate(mask, torch.einsum("ij,jxyz->ixyz", turn, place) + middle) > 0.5
-        distance = place.norm(dim=0) / lesion["radius_mm"]
+            covered: Tensor = deformation.interpolate(mask, torch.einsum("ij,jxyz->ixyz", turn, place) + middle) > 0.5
+            return covered
+        distance: Tensor = place.norm(dim=0) / lesion["radius_mm"]
         rough = lesion["roughness"] * upsampled(lesion["field"], distance)
         # Beyond twice the radius there is no lesion, whatever the noise.
-        return (distance + 0.5 * rough.clamp(-1.5, 1.5) < 1) & (distance < 2)
+        covered = (distance + 0.5 * rough.clamp(-1.5, 1.5) < 1) & (distance < 2)
+        return covered
 
 
 def read_masks(folder: Path) -> list[npt.NDArray[np.float32]]:
