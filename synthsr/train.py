@@ -13,8 +13,10 @@ import csv
 import json
 import math
 import os
+import shutil
+import subprocess
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,10 +28,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import files, inference, labels, losses, preprocess
+from . import __version__, files, inference, labels, losses, preprocess
 from .errors import ConfigurationError, DataError
 from .generator import Generated, Generator, LabelMap, load_label_map
 from .generator import read_config as read_generator_config
+from .generator.config import build
 from .networks import UNet, UNetConfig, block_offset
 from .weights.storage import load_network, save_network
 
@@ -59,8 +62,12 @@ class Stage:
     dice_weight
         Weight of 1 − soft Dice: beside the cross-entropy of the segmenter, or λ beside the L1 of SynthSR, in units of
         a target with white matter at 1. With 0 it is left out.
+    regression
+        Loss of SynthSR against its target: ``l1``, or ``l2`` for comparison [S21].
+    images_per_step
+        Images of one step.
     synthesiser
-        SynthSR weights through which the segmenter sees every other image, as it does in the pipeline.
+        SynthSR weights through which the segmenter sees every other step's images, as it does in the pipeline.
     """
 
     steps: int
@@ -70,6 +77,8 @@ class Stage:
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-4
     dice_weight: float = 1.0
+    regression: Literal["l1", "l2"] = "l1"
+    images_per_step: int = 1
     synthesiser: str | None = None
 
 
@@ -106,6 +115,8 @@ class TrainingConfig:
         Folder of label maps.
     training, validation
         File names in that folder.
+    t1_targets
+        Real T1s on the grids of some of these label maps, by the label map's name: SynthSR's targets for them.
     seed
         Seed of everything random.
     segmentation, synthsr
@@ -120,34 +131,13 @@ class TrainingConfig:
     label_maps: Path
     training: tuple[str, ...]
     validation: tuple[str, ...]
+    t1_targets: dict[str, str] = field(default_factory=dict)
     seed: int = 1
     segmentation: NetworkPlan = field(default_factory=NetworkPlan)
     synthsr: NetworkPlan = field(default_factory=NetworkPlan)
     validate_every: int = 250
     checkpoint_every: int = 250
     generator: dict[str, Any] = field(default_factory=dict)
-
-
-def _build(cls: type, values: Any, where: str) -> Any:
-    """Dataclass from a mapping; names unknown keys and what is missing."""
-    if not isinstance(values, dict):
-        raise ConfigurationError(f"{where}: expected a mapping, found {type(values).__name__}")
-    known = {entry.name for entry in fields(cls)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise ConfigurationError(f"{where}: unknown key {', '.join(unknown)}; known keys: {', '.join(sorted(known))}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
-
-
-def _build_stage(values: Any, where: str) -> Stage:
-    if isinstance(values, dict) and "field_mm" in values:
-        fields_mm = values["field_mm"]
-        values = {**values, "field_mm": tuple(fields_mm) if isinstance(fields_mm, list) else (fields_mm,)}
-    stage: Stage = _build(Stage, values, where)
-    return stage
 
 
 def read_config(path: Path) -> TrainingConfig:
@@ -157,25 +147,34 @@ def read_config(path: Path) -> TrainingConfig:
     Raises
     ------
     ConfigurationError
-        For an unknown or missing key.
+        For an unknown or missing key, or a value of the wrong type.
     """
     if not Path(path).is_file():
         raise ConfigurationError(f"{path}: no such file; give a training configuration such as config/train.yaml")
     values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ConfigurationError(f"{path}: expected a mapping of keys, found {type(values).__name__}")
-    for network in NETWORKS:
-        plan = dict(values.get(network) or {})
-        plan["stages"] = tuple(_build_stage(stage, f"{path}: {network}.stages") for stage in plan.get("stages", []))
-        values[network] = _build(NetworkPlan, plan, f"{path}: {network}")
     for key in ("run", "label_maps"):
         if key in values:
-            values[key] = Path(os.path.expandvars(values[key])).expanduser()
-    for key in ("training", "validation"):
-        if key in values:
-            values[key] = tuple(values[key])
-    config: TrainingConfig = _build(TrainingConfig, values, str(path))
+            values[key] = os.path.expandvars(str(values[key]))
+    targets = values.get("t1_targets")
+    if isinstance(targets, dict):
+        values["t1_targets"] = {name: os.path.expandvars(str(target)) for name, target in targets.items()}
+    config: TrainingConfig = build(TrainingConfig, values, str(path))
+    decided_by_stages = sorted({"field_mm", "voxel_size_mm"} & set(config.generator))
+    if decided_by_stages:
+        raise ConfigurationError(f"{path}: generator.{decided_by_stages[0]}: stages decide it; give it there")
     read_generator_config(config.generator, where=f"{path}: generator")
+    for network in NETWORKS:
+        plan: NetworkPlan = getattr(config, network)
+        multiple = UNetConfig(levels=plan.levels, stride=plan.stride).multiple
+        for stage in plan.stages:
+            for field_mm in stage.field_mm:
+                if field_mm // stage.voxel_size_mm % multiple:
+                    raise ConfigurationError(
+                        f"{path}: {network}.stages: a field of {field_mm} mm has {field_mm // stage.voxel_size_mm} "
+                        f"voxels a side, no multiple of {multiple}, which this network needs"
+                    )
     return config
 
 
@@ -223,7 +222,8 @@ class Trainer:
         missing = [str(path) for path in paths if not path.is_file()]
         if missing:
             raise DataError(f"label maps not found: {', '.join(missing)}; check label_maps, training and validation")
-        return [load_label_map(path) for path in paths]
+        targets = {name: Path(target) for name, target in self.config.t1_targets.items()}
+        return [load_label_map(path, t1=targets.get(name)) for path, name in zip(paths, names, strict=True)]
 
     def _start_from_weights(self, name_or_path: str) -> None:
         loaded = load_network(name_or_path)
@@ -316,8 +316,9 @@ class Trainer:
             predicted = self.network(image)
         predicted = predicted.float()
         l1 = F.l1_loss(predicted, sample.target)
+        loss = l1 if stage.regression == "l1" else F.mse_loss(predicted, sample.target)
         if not stage.dice_weight:
-            return l1, {"l1": l1.item()}
+            return loss, {"l1": l1.item()}
         assert self.segmenter is not None
         stride = self.segmenter.config.stride
         offset = int(rng.integers(stride**3))
@@ -325,7 +326,7 @@ class Trainer:
         with self._autocast():
             logits = self.segmenter.forward_block(seen, offset)
         dice = torch.nanmean(losses.soft_dice(logits.float().softmax(1), block_offset(sample.channel, stride, offset)))
-        loss = l1 + stage.dice_weight * TARGET_WHITE_MATTER * (1 - dice)
+        loss = loss + stage.dice_weight * TARGET_WHITE_MATTER * (1 - dice)
         return loss, {"l1": l1.item(), "soft_dice": dice.item()}
 
     @torch.no_grad()
@@ -370,7 +371,8 @@ class Trainer:
         start = time.monotonic()
         rng = np.random.default_rng([self.config.seed, NETWORKS.index(self.name), self.step])
         generator = generators[int(rng.integers(len(generators)))]
-        sample = generator.apply([self.maps[int(rng.integers(len(self.maps)))]], [generator.sample(rng)])
+        sources = [self.maps[int(rng.integers(len(self.maps)))] for _ in range(stage.images_per_step)]
+        sample = generator.apply(sources, [generator.sample(rng) for _ in sources])
         rate = stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * 0.5 * (
             1 + math.cos(math.pi * progress)
         )
@@ -464,6 +466,23 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         writer.writerow({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
 
 
+def write_provenance(config: TrainingConfig) -> None:
+    """Write ``provenance.json`` into the run's folder: configuration, data hashes, versions, commit of the code."""
+    code = Path(__file__).parents[1]
+    git = shutil.which("git")
+    asked = [git or "git", "-C", str(code), "rev-parse", "HEAD"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False) if git else None
+    names = sorted({*config.training, *config.validation})
+    data = [config.label_maps / name for name in names] + [Path(target) for target in config.t1_targets.values()]
+    content = {
+        "configuration": json.loads(json.dumps(asdict(config), default=str)),
+        "sha256": {path.name: files.sha256(path) for path in data if path.is_file()},
+        "versions": {"synthsr-cohort": __version__, "torch": torch.__version__, "numpy": np.__version__},
+        "commit": commit.stdout.strip() if commit is not None and commit.returncode == 0 else None,
+    }
+    files.write_json(config.run / "provenance.json", content)
+
+
 def train(config: TrainingConfig, *, device: torch.device) -> list[Path]:
     """Train what the configuration plans; networks already finished are left alone.
 
@@ -472,6 +491,7 @@ def train(config: TrainingConfig, *, device: torch.device) -> list[Path]:
     Paths of the weights.
     """
     config.run.mkdir(parents=True, exist_ok=True)
+    write_provenance(config)
     trained = []
     for name in NETWORKS:
         plan: NetworkPlan = getattr(config, name)

@@ -167,6 +167,8 @@ def _build_step(entry: dict[str, Any], where: str) -> Step:
 def build(cls: type, values: Any, where: str) -> Any:
     """Dataclass from a mapping: lists become tuples, strings paths where the class says so, mappings nested classes.
 
+    One value will do for a list of any length.
+
     Raises
     ------
     ConfigurationError
@@ -197,9 +199,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise ConfigurationError(f"{where}: {value!r} is none of {', '.join(map(str, inner))}")
         return value
     if origin is tuple:
+        if inner[-1] is Ellipsis and not isinstance(value, (list, tuple)):
+            value = [value]
         if not isinstance(value, (list, tuple)) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
-            wanted = "a list" if inner[-1] is Ellipsis else f"a list of {len(inner)}"
-            raise ConfigurationError(f"{where}: expected {wanted}, found {value!r}")
+            raise ConfigurationError(f"{where}: expected a list of {len(inner)}, found {value!r}")
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
         return tuple(_convert(kind, entry, where) for kind, entry in zip(kinds, value, strict=True))
     if is_dataclass(hint):
@@ -208,6 +211,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is Path:
         return Path(str(value)).expanduser()
+    if origin is dict and not isinstance(value, Mapping):
+        raise ConfigurationError(f"{where}: expected a mapping, found {value!r}")
     wanted_types: dict[Any, tuple[type, ...]] = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}
     if hint in wanted_types and (
         not isinstance(value, wanted_types[hint]) or (isinstance(value, bool) != (hint is bool))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from synthsr.errors import ConfigurationError, DataError
 from synthsr.weights.storage import load_network
 
 CPU = torch.device("cpu")
+BASICS = "run: a\nlabel_maps: b\ntraining: []\nvalidation: []"
 
 
 @pytest.fixture
@@ -145,6 +147,9 @@ def test_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
         ("run: a\nlabel_maps: b\ntraining: []\nvalidation: []\nlearning: 3", "unknown key learning"),
         ("run: a\nlabel_maps: b\ntraining: []\nvalidation: []\ngenerator: {rotate: 3}", "unknown key rotate"),
         ("run: a\nlabel_maps: b\ntraining: []\nvalidation: []\nsynthsr: {stages: [{step: 3}]}", "unknown key step"),
+        (f"{BASICS}\nsegmentation: {{stages: [{{steps: 4, learning_rate: 1e-4}}]}}", "expected float, found '1e-4'"),
+        (f"{BASICS}\nsynthsr: {{stages: [{{steps: 4, field_mm: 180}}]}}", "180 voxels a side, no multiple of 16"),
+        (f"{BASICS}\ngenerator: {{field_mm: 96}}", "generator.field_mm: stages decide it"),
         ("- run", "expected a mapping"),
     ],
 )
@@ -154,3 +159,22 @@ def test_wrong_configuration_is_named(tmp_path: Path, text: str, message: str) -
     with pytest.raises(ConfigurationError, match=message) as raised:
         train.read_config(path)
     assert "train.yaml" in str(raised.value)
+
+
+def test_real_targets_and_batches(config: train.TrainingConfig, tmp_path: Path) -> None:
+    """A label map with a real T1 trains towards it; the run's folder says what went in."""
+    grey = np.random.default_rng(1).uniform(0, 900, (24, 24, 24)).astype(np.float32)
+    nib.save(nib.Nifti1Image(grey, np.eye(4)), tmp_path / "t1.nii.gz")
+    stages = (replace(config.synthsr.stages[0], images_per_step=2, regression="l2"),)
+    run = replace(
+        config,
+        run=tmp_path / "real",
+        t1_targets={"head.nii.gz": str(tmp_path / "t1.nii.gz")},
+        synthsr=replace(config.synthsr, stages=stages),
+    )
+    train.train(run, device=CPU)
+    trainer = train.Trainer(run, "synthsr", CPU)
+    assert trainer.maps[0].t1 is not None
+    told = json.loads((run.run / "provenance.json").read_text())
+    assert set(told["sha256"]) == {"head.nii.gz", "t1.nii.gz"}
+    assert told["configuration"]["synthsr"]["stages"][0]["regression"] == "l2"
