@@ -55,10 +55,7 @@ def load_network(name_or_path: str | Path) -> LoadedNetwork:
             f"{path}: not a safetensors file ({error}); convert Keras weights by 'synthsr weights import'"
         ) from error
     try:
-        if "synthsr" in header:
-            facts = json.loads(header["synthsr"])
-        else:
-            facts = {key: json.loads(header[key]) for key in ("network", "information")}
+        facts = json.loads(header["synthsr"])
         network = UNet(UNetConfig(**facts["network"]))
         counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
         network.load_state_dict({**counters, **tensors})
