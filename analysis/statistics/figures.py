@@ -52,7 +52,8 @@ def main_structures(present: list[str]) -> list[str]:
 
 def readable(structure: str) -> str:
     """``Cerebral-White-Matter`` → ``Cerebral white matter``."""
-    words = structure.replace("-", " ")
+    words = structure.replace("Inf-Lat-Vent", "Inferior-Lateral-Ventricle").replace("VentralDC", "Ventral-Diencephalon")
+    words = words.replace("-", " ")
     return words if words.isupper() else words[:1].upper() + words[1:].lower()
 
 
