@@ -111,10 +111,13 @@ def channel_of_index() -> npt.NDArray[np.uint8]:
     return np.array([channel[label.segment_as] for label in table()], dtype=np.uint8)
 
 
+@cache
 def mirror_of_index() -> npt.NDArray[np.uint8]:
-    """Position in :func:`table` of every label's partner on the other side."""
+    """Position in :func:`table` of every label's partner on the other side; read-only."""
     lookup = index_lookup()
-    return np.array([lookup[mirror_number(label.number)] for label in table()], dtype=np.uint8)
+    mirror = np.array([lookup[mirror_number(label.number)] for label in table()], dtype=np.uint8)
+    mirror.flags.writeable = False
+    return mirror
 
 
 def mirror_of_channel() -> npt.NDArray[np.int64]:
