@@ -19,6 +19,10 @@ include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
 
 
+onsuccess:
+    print(f"Report: {Path(RESULTS.report).resolve()}")
+
+
 localrules:
     all,
     intake,

@@ -103,6 +103,8 @@ def _jobs(source: Path, output: Path, suffix: str) -> list[tuple[Path, Path]]:
     if not source.is_dir():
         if output.is_dir():
             raise ConfigurationError(f"{output}: is a folder; give the name of the output file")
+        if not output.name.lower().endswith(io.SUFFIXES):
+            raise ConfigurationError(f"{output}: name the output with one of {', '.join(io.SUFFIXES)}")
         if (output.resolve().parent, io.stem(output)) == (source.resolve().parent, io.stem(source)):
             raise ConfigurationError(f"{output}: is named as the input; give another, so that nothing is overwritten")
         return [(source, output)]

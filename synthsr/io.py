@@ -41,7 +41,10 @@ def list_images(path: Path) -> list[Path]:
     if path.is_dir():
         found = sorted(entry for entry in path.iterdir() if entry.name.lower().endswith(SUFFIXES))
         if not found:
-            raise DataError(f"{path}: no image in this folder; expected files ending in {', '.join(SUFFIXES)}")
+            raise DataError(
+                f"{path}: no image in this folder; expected files ending in {', '.join(SUFFIXES)} "
+                "(DICOM goes through the pipeline, or dcm2niix first)"
+            )
         return found
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
@@ -71,7 +74,10 @@ def load(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     except DataError:
         raise
     except Exception as error:  # a damaged file makes nibabel, gzip and zlib raise nearly anything
-        raise DataError(f"{path}: cannot be read as NIfTI or MGH ({error}); is it whole?") from error
+        raise DataError(
+            f"{path}: cannot be read as NIfTI or MGH ({error}); is it whole? (DICOM goes through the pipeline, or "
+            "dcm2niix first)"
+        ) from error
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.ndim != 3:

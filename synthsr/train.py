@@ -156,10 +156,10 @@ def read_config(path: Path) -> TrainingConfig:
         raise ConfigurationError(f"{path}: expected a mapping of keys, found {type(values).__name__}")
     for key in ("run", "label_maps"):
         if key in values:
-            values[key] = os.path.expandvars(str(values[key]))
+            values[key] = _expanded(str(values[key]), f"{path}: {key}")
     targets = values.get("t1_targets")
     if isinstance(targets, dict):
-        values["t1_targets"] = {name: os.path.expandvars(str(target)) for name, target in targets.items()}
+        values["t1_targets"] = {k: _expanded(str(target), f"{path}: t1_targets.{k}") for k, target in targets.items()}
     config: TrainingConfig = build(TrainingConfig, values, str(path))
     decided_by_stages = sorted({"field_mm", "voxel_size_mm"} & set(config.generator))
     if decided_by_stages:
@@ -176,6 +176,14 @@ def read_config(path: Path) -> TrainingConfig:
                         f"voxels a side, no multiple of {multiple}, which this network needs"
                     )
     return config
+
+
+def _expanded(path: str, where: str) -> str:
+    """Path with environment variables filled in."""
+    expanded = os.path.expandvars(path)
+    if "$" in expanded:
+        raise ConfigurationError(f"{where}: {expanded}: this environment variable is not set; set it or write the path")
+    return expanded
 
 
 class Trainer:

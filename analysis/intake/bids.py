@@ -17,7 +17,7 @@ from analysis.errors import DataError
 from analysis.layout import entities
 
 from .geometry import PLANES
-from .series import Series
+from .series import OLDEST_YEARS, Series
 
 SUFFIXES = ("T1w", "T2w", "FLAIR", "PDw")
 EXTENSIONS = (".nii.gz", ".nii", ".mgz")
@@ -85,7 +85,7 @@ def _people(path: Path, index: str) -> dict[str, tuple[float, str]]:
     ages = table.get("age_years", table.get("age", pd.Series(math.nan, table.index)))
     sexes = table.get("sex", pd.Series("", table.index))
     return {
-        name: (float(age), _SEXES.get(sex.strip().lower(), tsv.MISSING))
+        name: (float(age) if 0 <= age <= OLDEST_YEARS else math.nan, _SEXES.get(sex.strip().lower(), tsv.MISSING))
         for name, age, sex in zip(table[index], ages, sexes, strict=True)
     }
 

@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    from analysis import tsv
+
     from . import bids, dicom
     from .pseudonyms import Links
 
@@ -66,6 +68,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     n_included = sum(series.is_included for series in found)
     print(f"{len(found)} series found, {n_included} included; reasons are in {results.series}")
+    n_aged = sum(row["age_years"] != tsv.MISSING for row in links.sessions.values())
+    print(f"ages known for {n_aged} of {len(links.sessions)} sessions")
     if not n_included:
         print(f"none of the {len(found)} series can be used: volumes, curves and report will be empty")
 

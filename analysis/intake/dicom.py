@@ -34,14 +34,12 @@ from analysis import tsv
 from analysis.errors import DataError
 
 from . import classify, folders, geometry
-from .series import Series, to_text
+from .series import OLDEST_YEARS, Series, to_text
 
 #: File name endings that promise a DICOM file; a file with one of them that is none is reported.
 SUFFIXES = {".dcm", ".dicom", ".ima"}
 #: Echo times that differ by less are the same echo.
 SAME_ECHO_MS = 0.5
-#: An age above this is a placeholder birth date.
-OLDEST_YEARS = 120.0
 
 #: A file of these classes without an image is cut off.
 IMAGE_CLASSES = (MRImageStorage, EnhancedMRImageStorage, CTImageStorage, EnhancedCTImageStorage)

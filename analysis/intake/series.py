@@ -12,6 +12,9 @@ from urllib.parse import unquote_to_bytes
 
 from analysis import tsv
 
+#: An age above this is a placeholder birth date.
+OLDEST_YEARS = 120.0
+
 
 @dataclass(frozen=True)
 class Series:

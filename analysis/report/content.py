@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis import batch, tsv
 from analysis.layout import Results, sidecar_of
+from synthsr.weights.registry import registered
 
 SERIES_COLUMNS = ("series_id", "participant_id", "session_id", "scan_id", "contrast", "plane", "decision", "reason")
 SERIES_NUMBERS = ("in_plane_mm", "spacing_mm", "thickness_mm")
@@ -193,6 +194,12 @@ class Cohort:
         return self.included.sort_values(["participant_id", "session_id"]).drop_duplicates("participant_id")
 
     @property
+    def has_starter_weights(self) -> bool:
+        """Whether anything was made by the weights shipped with the package."""
+        shipped = {entry.sha256 for entry in registered().values() if entry.source == "shipped"}
+        return any(row["sha256"] in shipped for row in self.provenance)
+
+    @cached_property
     def provenance(self) -> list[dict[str, Any]]:
         """What made the included scans' files: a row per tool, version and weights, with the number of files."""
         counts: Counter[tuple[str, str, str, str]] = Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +132,14 @@ def test_shipped_weights_are_what_the_registry_says() -> None:
         if entry.source == "shipped":
             assert registry.is_sound(entry), name
             assert locate(name) == entry.path
+
+
+def test_card_speaks_of_the_shipped_weights() -> None:
+    """The figures of the model card were measured on these very files."""
+    folder = Path(registry.__file__).parent
+    measured = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    for name in ("segmentation", "synthsr"):
+        assert measured[f"{name}_sha256"] == registry.registered()[name].sha256
 
 
 def test_unknown_name() -> None:

@@ -150,6 +150,7 @@ def test_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
         (f"{BASICS}\nsegmentation: {{stages: [{{steps: 4, learning_rate: 1e-4}}]}}", "expected float, found '1e-4'"),
         (f"{BASICS}\nsynthsr: {{stages: [{{steps: 4, field_mm: 180}}]}}", "180 voxels a side, no multiple of 16"),
         (f"{BASICS}\ngenerator: {{field_mm: 96}}", "generator.field_mm: stages decide it"),
+        (BASICS.replace("label_maps: b", "label_maps: $NOT_SET_HERE/b"), "NOT_SET_HERE/b: this environment variable"),
         ("- run", "expected a mapping"),
     ],
 )
