@@ -42,6 +42,8 @@ DEMO_INPUT = --config dicom=$(abspath $(DEMO)/clinic/dicom) truth=$(abspath $(DE
 demo: $(READY)
 	@$(BIN)/python -m analysis simulate config/clinic.yaml --out $(DEMO)/clinic --jobs $(CORES)
 	@$(DEMO_RUN) $(DEMO_INPUT)
+	@# Snakemake says so too, but not when there was nothing to do.
+	@echo "Report: $(abspath $(DEMO)/study/results/report/index.html)"
 
 # Checks every scan's files against their hashes and remakes what is missing or damaged.
 demo-repair: $(READY)
