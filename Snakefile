@@ -20,7 +20,8 @@ include: "workflow/rules/report.smk"
 
 
 onsuccess:
-    print(f"Report: {Path(RESULTS.report).resolve()}")
+    if RESULTS.report.is_file():
+        print(f"Report: {RESULTS.report.resolve()}")
 
 
 localrules:

@@ -40,6 +40,8 @@ ORIENTATIONS = ("sagittal", "coronal", "axial")
 #: Structures whose volumes are reported, by the left label's number.
 VOLUMES = (17, 18, 10, 11, 12, 13, 4, 3, 2)
 BOOTSTRAPS = 1000
+#: Draws depend on it and on their number alone: every map gets the same.
+SEED = 0x692E677A
 
 
 def generator(device: torch.device) -> Generator:
@@ -77,7 +79,7 @@ def measure(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of both tables for one deformed head."""
     segmenter, predictor = networks
-    rng = np.random.default_rng([2023, draw, int(source.path.name.encode().hex(), 16) % 2**32])
+    rng = np.random.default_rng([2023, draw, SEED])
     contrast = list(CONTRASTS)[draw % len(CONTRASTS)]
     params = looking_like(make.sample(rng), contrast, rng)
     numbers = labels.segmentation_numbers()

@@ -54,7 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     priors = commands.add_parser("priors", help="intensity priors of a known protocol, for the generator")
     priors.add_argument("scans", type=Path, metavar="SCANS", help="folder of scans of the protocol")
-    priors.add_argument("labels", type=Path, metavar="LABELS", help="folder of their label maps, same names and grids")
+    priors.add_argument(
+        "labels", type=Path, metavar="LABELS", help="folder of their label maps, named alike or with _dseg added"
+    )
     priors.add_argument("output", type=Path, metavar="OUT", help="table, .tsv")
     priors.set_defaults(run=_priors)
 

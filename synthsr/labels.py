@@ -14,6 +14,11 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
+#: Cerebral white matter, cerebral cortex, and white-matter lesions; left, right.
+WHITE_MATTER = (2, 41)
+CORTEX = (3, 42)
+LESION = (25, 57)
+
 
 @dataclass(frozen=True)
 class Label:

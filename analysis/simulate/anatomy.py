@@ -38,7 +38,6 @@ SKIN_MM = 2
 SCALP_MM = 12
 #: What is darker than this part of white matter is taken for air when the head is looked for.
 AIR = 0.1
-WHITE_MATTER, CORTEX = (2, 41), (3, 42)
 #: Width over which a scan's sensitivity is taken to be even.
 SENSITIVITY_MM = 25
 
@@ -150,7 +149,7 @@ def fold_cerebrum(t1: npt.NDArray[np.float32], brain: npt.NDArray[np.uint16]) ->
     t1, brain
         Scan and segmentation on one grid of 1 mm.
     """
-    region = np.isin(brain, (*CORTEX, *WHITE_MATTER, FLUID))
+    region = np.isin(brain, (*labels.CORTEX, *labels.WHITE_MATTER, FLUID))
     # Slow changes of sensitivity would pass for tissue: divide by the local mean over the region.
     weight = ndimage.gaussian_filter(region.astype(np.float32), SENSITIVITY_MM)
     local = ndimage.gaussian_filter(np.where(region, t1, 0), SENSITIVITY_MM) / np.maximum(weight, 1e-6)
@@ -158,12 +157,12 @@ def fold_cerebrum(t1: npt.NDArray[np.float32], brain: npt.NDArray[np.uint16]) ->
     starts = np.percentile(grey[region], [10, 50, 90])[:, None]
     levels = np.sort(cluster.vq.kmeans2(grey[region][:, None], starts)[0].ravel())
     tissue = np.digitize(grey, (levels[1:] + levels[:-1]) / 2)
-    sides = np.where(np.isin(brain, (CORTEX[0], WHITE_MATTER[0])), 1, 0) + np.where(
-        np.isin(brain, (CORTEX[1], WHITE_MATTER[1])), 2, 0
+    sides = np.where(np.isin(brain, (labels.CORTEX[0], labels.WHITE_MATTER[0])), 1, 0) + np.where(
+        np.isin(brain, (labels.CORTEX[1], labels.WHITE_MATTER[1])), 2, 0
     )
     nearest = ndimage.distance_transform_edt(sides == 0, return_distances=False, return_indices=True)
     side = sides[tuple(nearest)] - 1
-    redrawn = np.stack([np.full_like(side, FLUID), np.array(CORTEX)[side], np.array(WHITE_MATTER)[side]])
+    redrawn = np.stack([np.full_like(side, FLUID), np.array(labels.CORTEX)[side], np.array(labels.WHITE_MATTER)[side]])
     chosen = np.take_along_axis(redrawn, tissue[None], axis=0)[0]
     return np.where(region, chosen, brain).astype(np.uint16)
 
@@ -189,10 +188,10 @@ def around_brain(t1: npt.NDArray[np.float32], brain: npt.NDArray[np.uint16]) -> 
     DataError
         If the segmentation has no white matter, to which intensities are related.
     """
-    if not np.isin(brain, WHITE_MATTER).any():
-        raise DataError(f"the segmentation has no cerebral white matter (labels {WHITE_MATTER})")
+    if not np.isin(brain, labels.WHITE_MATTER).any():
+        raise DataError(f"the segmentation has no cerebral white matter (labels {labels.WHITE_MATTER})")
     inside = ndimage.binary_fill_holes(brain > 0)
-    white = float(np.median(t1[np.isin(brain, WHITE_MATTER)]))
+    white = float(np.median(t1[np.isin(brain, labels.WHITE_MATTER)]))
     smooth = ndimage.gaussian_filter(t1, 0.7)
     head = (smooth > AIR * white) | inside
     head[:, :, : max(int(np.nonzero(inside.any(axis=(0, 1)))[0].min()) - NECK_MM, 0)] = False

@@ -77,7 +77,7 @@ class LesionSource:
         self._brain = torch.tensor([label.tissue in ("white", "grey", "deep_grey") for label in rows])
         # CSF around and within the brain may be covered by a lesion that starts in tissue, bone and skin may not.
         self._allowed = torch.tensor([1 <= label.number <= 499 for label in rows])
-        left, right = labels.index_lookup()[[25, 57]].tolist()
+        left, right = labels.index_lookup()[list(labels.LESION)].tolist()
         self._lesion = torch.tensor([right if label.side == "right" else left for label in rows])
 
     def sample(self, rng: np.random.Generator) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ class LabelMap:
     def white_matter_grey(self, statistic: Literal["median", "mean"]) -> float:
         """Median or mean of the real T1 over cerebral white matter."""
         assert self.t1 is not None
-        white = np.isin(self.index, labels.index_lookup()[[2, 41]])
+        white = np.isin(self.index, labels.index_lookup()[list(labels.WHITE_MATTER)])
         values = self.t1[white]
         return float(np.median(values) if statistic == "median" else values.mean())
 
@@ -76,7 +76,7 @@ def load_label_map(path: Path, *, t1: Path | None = None, crop: bool = True) -> 
             f"{path}: labels {sorted(np.unique(number[~known]).tolist())} are not in synthsr/labels.tsv; "
             "merge them into labels of the table"
         )
-    cerebrum = np.argwhere(np.isin(number, (2, 3, 41, 42)))
+    cerebrum = np.argwhere(np.isin(number, labels.WHITE_MATTER + labels.CORTEX))
     if not cerebrum.size:
         raise DataError(f"{path}: no cerebral white matter or cortex (labels 2, 3, 41, 42) in it")
     target = None if t1 is None else _load_target(t1, number, data.shape, affine)
@@ -105,4 +105,5 @@ def _load_target(
             f"{path}: shape {data.shape} or position differs from its label map's {shape}; resample it to that grid"
         )
     grey = _ras(data, own)
-    return np.asarray(lesions.fill(grey, np.isin(number, (25, 57)), np.isin(number, (2, 41))), dtype=np.float32)
+    filled = lesions.fill(grey, np.isin(number, labels.LESION), np.isin(number, labels.WHITE_MATTER))
+    return np.asarray(filled, dtype=np.float32)
