@@ -10,10 +10,16 @@ from typing import Literal
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from .. import io, labels
 from ..errors import DataError
 from . import lesions
+
+#: Standard deviation of the blur that leaves of a T1's white matter only its bias field.
+SENSITIVITY_SD_MM = 20.0
+#: Share of the densest white matter below which the field is taken from the nearest place with more.
+SEEN = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +104,35 @@ def _ras(data: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]) -> npt.
 def _load_target(
     path: Path, number: npt.NDArray[np.int64], shape: tuple[int, ...], affine: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float32]:
-    """Real T1 on the label map's RAS grid, lesions of the white matter (labels 25, 57) filled."""
+    """Real T1 on the label map's RAS grid, evenly lit, lesions of the white matter (labels 25, 57) filled."""
     data, own = io.load(path)
     if data.shape != shape or not np.allclose(own, affine, atol=1e-3):
         raise DataError(
             f"{path}: shape {data.shape} or position differs from its label map's {shape}; resample it to that grid"
         )
-    grey = _ras(data, own)
-    filled = lesions.fill(grey, np.isin(number, labels.LESION), np.isin(number, labels.WHITE_MATTER))
-    return np.asarray(filled, dtype=np.float32)
+    white, lesion = np.isin(number, labels.WHITE_MATTER), np.isin(number, labels.LESION)
+    filled = lesions.fill(_ras(data, own), lesion, white)
+    return np.asarray(filled / sensitivity(filled, white), dtype=np.float32)
+
+
+def sensitivity(grey: npt.NDArray[np.float32], white: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Bias field of a T1: its white matter, blurred, over the white matter's mean.
+
+    Parameters
+    ----------
+    grey
+        T1, shape (x, y, z), 1 mm.
+    white
+        Its white matter; voxels at the border are left out.
+
+    Returns
+    -------
+    Multiplicative field, about 1, float32; far from white matter the value nearest to it.
+    """
+    core = ndimage.binary_erosion(white)
+    weight = ndimage.gaussian_filter(core.astype(np.float32), SENSITIVITY_SD_MM)
+    seen = weight > SEEN * float(weight.max())
+    blurred = ndimage.gaussian_filter(np.where(core, grey, 0).astype(np.float32), SENSITIVITY_SD_MM)
+    field = blurred / np.maximum(weight, 1e-6) / float(grey[core].mean())
+    nearest = ndimage.distance_transform_edt(~seen, return_distances=False, return_indices=True)
+    return np.asarray(field[tuple(nearest)], dtype=np.float32)
