@@ -21,6 +21,13 @@ COMMANDS = {
     "tables": "analysis.tables",
     "ageing": "analysis.statistics.ageing",
     "agreement": "analysis.statistics.agreement",
+    "groups": "analysis.statistics.groups",
+    "asymmetry": "analysis.statistics.asymmetry",
+    "landmarks": "analysis.statistics.landmarks",
+    "lesion-map": "analysis.statistics.lesion_map",
+    "tbm": "analysis.statistics.tbm",
+    "thickness": "analysis.statistics.thickness",
+    "harmonise": "analysis.statistics.harmonise",
     "report": "analysis.report.command",
 }
 

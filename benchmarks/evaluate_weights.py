@@ -6,156 +6,162 @@ Every map is deformed by seeded draws of the generator, so that the true volumes
 looking like a T1, T2, FLAIR or CT, and every one is scanned at 1 mm and at 3, 5 and 7 mm in each orientation. The
 segmenter is asked about the scan itself (``direct``), and about what SynthSR makes of it (``synthsr``).
 
-Leaves ``structures.tsv`` (a row per scan, route and structure: Dice, true and measured volume), ``images.tsv`` (L1 and
-SSIM of SynthSR's image to its target) and ``summary.json``: means with 95 % intervals from a bootstrap over label maps.
+Every head's rows are kept in ``parts/``: called again, only what is missing is measured. Leaves ``structures.tsv`` (a
+row per scan, route and structure: Dice, true and measured volume), ``images.tsv`` (L1 and SSIM of SynthSR's image to
+its target), ``summary.json`` (means with 95 % intervals from a bootstrap over label maps) and ``card_tables.md``, the
+same for the model card.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
+import json
 from pathlib import Path
 from typing import Any
 
+import card_tables
+import deformed_heads
+import intervals
 import numpy as np
 import pandas as pd
 import torch
 from skimage.metrics import structural_similarity
 
-from synthsr import files, inference, labels, losses
-from synthsr.generator import Generator, LabelMap, Params, load_label_map, read_config
+from synthsr import files, inference, io, labels, losses
+from synthsr.errors import ConfigurationError
+from synthsr.generator import Generator, LabelMap, load_label_map
 from synthsr.predict import Predictor
 from synthsr.segment import Segmenter
 from synthsr.train import MAIN_NUMBERS, as_segmenter_input
 
-#: Grey levels per tissue: background, white, grey, CSF, bone, soft tissue. Deep grey matter lies between the first two.
-CONTRASTS = {
-    "T1": (2, 110, 75, 25, 15, 65),
-    "T2": (2, 60, 85, 200, 10, 70),
-    "FLAIR": (2, 95, 120, 25, 15, 80),
-    "CT": (0, 28, 36, 10, 250, 45),
-}
-TISSUES = ("background", "white", "grey", "csf", "bone", "soft")
-ORIENTATIONS = ("sagittal", "coronal", "axial")
 #: Structures whose volumes are reported, by the left label's number.
 VOLUMES = (17, 18, 10, 11, 12, 13, 4, 3, 2)
-BOOTSTRAPS = 1000
-#: Draws depend on it and on their number alone: every map gets the same.
-SEED = 0x692E677A
+#: Orientation of scans of cubic voxels.
+NO_ORIENTATION = "n/a"
+Rows = list[dict[str, Any]]
 
 
-def generator(device: torch.device) -> Generator:
-    """Deforms as in training; nothing else is random but noise and a mild bias field."""
-    steps = [
-        {"mixture": {"sd_grey": [0, 0]}},
-        {"bias": {"log_sd": [0.1, 0.1]}},
-        {"normalise": {}},
-        {"blur": {"sd_mm": [0.5, 0.5]}},
-        {"acquire": {"fixed_spacing_mm": [[1, 1, 1]], "gaps": False, "profile_jitter": [1, 1]}},
-    ]
-    return Generator(read_config({"deformation": {"translation_mm": 5}, "steps": steps}), device)
-
-
-def looking_like(params: Params, contrast: str, rng: np.random.Generator) -> Params:
-    """The draw with the grey levels of a contrast; labels of a tissue differ by a few levels."""
-    level = dict(zip(TISSUES, CONTRASTS[contrast], strict=True))
-    level["deep_grey"] = 0.5 * (level["grey"] + level["white"])
-    mean = np.array([level[label.tissue] + 3 * rng.standard_normal() for label in labels.table()]).clip(0, 255)
-    mean = 0.5 * (mean + mean[labels.mirror_of_index()])
-    mixture = {**params.steps[0], "mean_grey": mean[None], "sd_grey": np.full((1, mean.size), 5.0)}
-    return replace(params, steps=(mixture, *params.steps[1:]))
-
-
-def scanned(params: Params, spacing_mm: int, orientation: str) -> Params:
-    """The draw, scanned in touching slices."""
-    spacing = np.ones((1, 3))
-    spacing[0, ORIENTATIONS.index(orientation)] = spacing_mm
-    acquire = {"spacing_mm": spacing, "profile_sd_mm": 0.42 * spacing, "offset_mm": (spacing - 1) / 2}
-    return replace(params, steps=(*params.steps[:-1], acquire))
+def structure(number: int) -> str:
+    """Name of a label without its side."""
+    return labels.by_number()[number].name.removeprefix("Left-").removeprefix("Right-")
 
 
 def measure(
     source: LabelMap, draw: int, spacings_mm: list[int], networks: tuple[Segmenter, Predictor], make: Generator
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> dict[str, Rows]:
     """Rows of both tables for one deformed head."""
     segmenter, predictor = networks
-    rng = np.random.default_rng([2023, draw, SEED])
-    contrast = list(CONTRASTS)[draw % len(CONTRASTS)]
-    params = looking_like(make.sample(rng), contrast, rng)
+    contrast = deformed_heads.contrast_of(draw)
+    made = deformed_heads.head(make, source, draw, contrast)
+    target, channel = made.target[0, 0].cpu().numpy(), made.channel[0].cpu()
     numbers = labels.segmentation_numbers()
-    structures: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
-    for spacing_mm in spacings_mm:
-        for orientation in ORIENTATIONS if spacing_mm > 1 else ORIENTATIONS[:1]:
-            made = make.apply([source], [scanned(params, spacing_mm, orientation)])
-            synthetic = inference.run(predictor.weights.network, made.image)
-            row: dict[str, Any] = {
-                "label_map": source.path.name,
-                "draw": draw,
-                "contrast": contrast,
-                "spacing_mm": spacing_mm,
-                "orientation": orientation if spacing_mm > 1 else "n/a",
+    true = torch.bincount(channel.flatten(), minlength=len(numbers))
+    structures: Rows = []
+    images: Rows = []
+    acquisitions = [
+        (spacing_mm, orientation)
+        for spacing_mm in spacings_mm
+        for orientation in (deformed_heads.ORIENTATIONS if spacing_mm > 1 else (NO_ORIENTATION,))
+    ]
+    for spacing_mm, orientation in acquisitions:
+        scan = deformed_heads.scanned(made.image, spacing_mm, orientation)
+        synthetic = inference.run(predictor.weights.network, scan)
+        row = {
+            "label_map": source.path.name,
+            "draw": draw,
+            "contrast": contrast,
+            "spacing_mm": spacing_mm,
+            "orientation": orientation,
+        }
+        answer = synthetic[0, 0].numpy()
+        images.append(
+            {
+                **row,
+                "l1_grey": float(np.abs(answer - target).mean()) * 255,
+                "ssim": float(structural_similarity(target, answer, data_range=float(np.ptp(target)))),
             }
-            target, answer = made.target[0, 0].cpu().numpy(), synthetic[0, 0].numpy()
-            images.append(
-                {
-                    **row,
-                    "l1_grey": float(np.abs(answer - target).mean()) * 255,
-                    "ssim": structural_similarity(target, answer, data_range=float(np.ptp(target))),
-                }
-            )
-            true = torch.bincount(made.channel.flatten().cpu(), minlength=len(numbers))
-            for route, image in (("direct", made.image.cpu()), ("synthsr", as_segmenter_input(synthetic))):
-                best, sums = segmenter.segment(image)
-                dice = losses.hard_dice(best, made.channel[0].cpu(), len(numbers))
-                for channel, number in enumerate(numbers):
-                    if number in MAIN_NUMBERS:
-                        measured = {"true_mm3": int(true[channel]), "volume_mm3": float(sums[channel])}
-                        structures.append(
-                            {**row, "route": route, "label": number, "dice": float(dice[channel]), **measured}
-                        )
-    return structures, images
+        )
+        for route, image in (("direct", scan.cpu()), ("synthsr", as_segmenter_input(synthetic))):
+            best, sums = segmenter.segment(image)
+            dice = losses.hard_dice(best, channel, len(numbers))
+            for position, number in enumerate(numbers):
+                if number in MAIN_NUMBERS:
+                    overlap = float(dice[position])
+                    measured = {"true_mm3": int(true[position]), "volume_mm3": round(float(sums[position]), 2)}
+                    found = {"dice": None if np.isnan(overlap) else round(overlap, 5), **measured}
+                    structures.append({**row, "route": route, "label": number, **found})
+    return {"structures": structures, "images": images}
 
 
-def interval(table: pd.DataFrame, column: str) -> list[float]:
-    """Mean of a column over label maps and its 95 % interval from resampling label maps."""
-    per_map = table.groupby("label_map")[column].mean().to_numpy()
-    rng = np.random.default_rng(1)
-    means = rng.choice(per_map, (BOOTSTRAPS, per_map.size)).mean(axis=1)
-    return [round(float(value), 4) for value in (per_map.mean(), *np.percentile(means, [2.5, 97.5]))]
+def kept(path: Path, key: dict[str, Any]) -> dict[str, Rows] | None:
+    """Rows of an earlier call.
+
+    Raises
+    ------
+    ConfigurationError
+        If they were measured with other weights, label maps or spacings.
+    """
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    differs = [name for name, value in key.items() if content["key"].get(name) != value]
+    if differs:
+        raise ConfigurationError(
+            f"{path}: was measured with another {', '.join(differs)}; give another --out, or delete that folder"
+        )
+    return {"structures": content["structures"], "images": content["images"]}
+
+
+def groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows by spacing, by orientation of thick slices, and by both."""
+    found = {f"{spacing_mm} mm": rows for spacing_mm, rows in table.groupby("spacing_mm")}
+    thick = table[table["orientation"] != NO_ORIENTATION]
+    found |= {str(orientation): rows for orientation, rows in thick.groupby("orientation")}
+    found |= {
+        f"{spacing_mm} mm {orientation}": rows
+        for (spacing_mm, orientation), rows in thick.groupby(["spacing_mm", "orientation"])
+    }
+    return found
 
 
 def summarise(structures: pd.DataFrame, images: pd.DataFrame) -> dict[str, Any]:
-    """Per route and acquisition: Dice, and volume errors per structure."""
+    """Per route and group of scans: Dice, and volume errors per structure; per group, the image's errors."""
+    structures = structures.assign(
+        structure=structures["label"].map(structure),
+        error_percent=100 * (structures["volume_mm3"] / structures["true_mm3"].replace(0, np.nan) - 1),
+    )
+    structures["absolute_error_percent"] = structures["error_percent"].abs()
     summary: dict[str, Any] = {}
     for route, of_route in structures.groupby("route"):
-        entry: dict[str, Any] = {"dice": {}, "dice_by_contrast": {}, "dice_by_structure": {}, "volume": {}}
-        for (spacing_mm, orientation), rows in of_route.groupby(["spacing_mm", "orientation"]):
-            name = f"{spacing_mm} mm" + ("" if spacing_mm == 1 else f" {orientation}")
-            entry["dice"][name] = interval(rows, "dice")
-            entry["dice_by_contrast"][name] = {
-                key: round(float(part["dice"].mean()), 3) for key, part in rows.groupby("contrast")
-            }
-            entry["dice_by_structure"][name] = {
-                labels.by_number()[int(number)].name: round(float(part["dice"].mean()), 3)
-                for number, part in rows.groupby("label")
-            }
-            entry["volume"][name] = {}
-            for number in VOLUMES:
-                part = rows[rows["label"].isin([number, labels.mirror_number(number)])].copy()
-                part["error"] = 100 * (part["volume_mm3"] / part["true_mm3"] - 1)
-                part["absolute_error"] = part["error"].abs()
-                entry["volume"][name][labels.by_number()[number].name.removeprefix("Left-")] = {
-                    "bias_percent": interval(part, "error"),
-                    "absolute_error_percent": interval(part, "absolute_error"),
-                    "pearson_r": round(float(np.corrcoef(part["true_mm3"], part["volume_mm3"])[0, 1]), 3),
-                }
-        summary[str(route)] = entry
+        summary[str(route)] = {name: _of_structures(rows) for name, rows in groups(of_route).items()}
     summary["image"] = {
-        f"{spacing_mm} mm": {column: interval(rows, column) for column in ("l1_grey", "ssim")}
-        for spacing_mm, rows in images.groupby("spacing_mm")
+        name: {column: intervals.of_mean(rows, column) for column in ("l1_grey", "ssim")}
+        for name, rows in groups(images).items()
     }
     return summary
+
+
+def _of_structures(rows: pd.DataFrame) -> dict[str, Any]:
+    volumes = {}
+    for name in map(structure, VOLUMES):
+        part = rows[rows["structure"] == name]
+        volumes[name] = {
+            "bias_percent": intervals.of_mean(part, "error_percent"),
+            "absolute_error_percent": intervals.of_mean(part, "absolute_error_percent"),
+            "pearson_r": intervals.of_correlation(part, "true_mm3", "volume_mm3"),
+        }
+    return {
+        "dice": intervals.of_mean(rows, "dice"),
+        "dice_by_contrast": {
+            contrast: intervals.of_mean(rows[rows["contrast"] == contrast], "dice")
+            for contrast in deformed_heads.CONTRASTS
+            if contrast in set(rows["contrast"])
+        },
+        "dice_by_structure": {
+            str(name): intervals.of_mean(part, "dice") for name, part in rows.groupby("structure", sort=False)
+        },
+        "volume": volumes,
+    }
 
 
 def main() -> None:
@@ -165,34 +171,51 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=10, help="seeded deformations per map (default: %(default)s)")
     parser.add_argument("--spacings-mm", type=int, nargs="+", default=[1, 3, 5, 7], help="(default: %(default)s)")
-    parser.add_argument("--segmentation", default="segmentation")
-    parser.add_argument("--synthsr", default="synthsr")
+    parser.add_argument("--field-mm", type=int, default=192, help="side of the field of view (default: %(default)s)")
+    parser.add_argument("--segmentation", default="segmentation", help="weights, name or path (default: %(default)s)")
+    parser.add_argument("--synthsr", default="synthsr", help="weights, name or path (default: %(default)s)")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int)
     given = parser.parse_args()
-    inference.prepare_process(None)
+    inference.prepare_process(given.threads)
     segmenter = Segmenter.load(given.segmentation, given.device)
     predictor = Predictor.load(given.synthsr, given.device)
-    make = generator(segmenter.device)
-    structures, images = [], []
+    make = deformed_heads.generator(segmenter.device, field_mm=given.field_mm)
+    weights = {"segmentation_sha256": segmenter.weights.sha256, "synthsr_sha256": predictor.weights.sha256}
+    rows: dict[str, Rows] = {"structures": [], "images": []}
     for path in given.label_maps:
-        source = load_label_map(path)
+        source = None
+        key = {
+            **weights,
+            "label_map_sha256": files.sha256(path),
+            "spacings_mm": given.spacings_mm,
+            "field_mm": given.field_mm,
+        }
         for draw in range(given.draws):
-            some_structures, some_images = measure(source, draw, given.spacings_mm, (segmenter, predictor), make)
-            structures += some_structures
-            images += some_images
-            print(path.name, draw, f"{np.nanmean([row['dice'] for row in some_structures]):.3f}", flush=True)
-    tables = {"structures": pd.DataFrame(structures), "images": pd.DataFrame(images)}
-    given.out.mkdir(parents=True, exist_ok=True)
+            part = given.out / "parts" / f"{io.stem(path)}_draw-{draw:02d}.json"
+            found = kept(part, key)
+            if found is None:
+                source = source or load_label_map(path)
+                found = measure(source, draw, given.spacings_mm, (segmenter, predictor), make)
+                files.write_json(part, {"key": key, **found})
+                dice = pd.DataFrame(found["structures"]).groupby("route")["dice"].mean()
+                print(path.name, draw, *(f"{route} {mean:.3f}" for route, mean in dice.items()), flush=True)
+            for name, some in found.items():
+                rows[name] += some
+    tables = {name: pd.DataFrame(some) for name, some in rows.items()}
     for name, table in tables.items():
         with files.whole(given.out / f"{name}.tsv") as temporary:
             table.round(4).to_csv(temporary, sep="\t", index=False)
     provenance = {
         "label_maps": [path.name for path in given.label_maps],
         "draws_per_map": given.draws,
-        "segmentation_sha256": segmenter.weights.sha256,
-        "synthsr_sha256": predictor.weights.sha256,
+        "spacings_mm": given.spacings_mm,
+        **weights,
     }
-    files.write_json(given.out / "summary.json", {**provenance, **summarise(**tables)})
+    summary = {**provenance, **summarise(**tables)}
+    files.write_json(given.out / "summary.json", summary)
+    files.write_text(given.out / "card_tables.md", card_tables.markdown(summary))
+    print(given.out / "card_tables.md")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Command ``synthsr``: predict, segment, generate, priors, train, weights."""
+"""Command ``synthsr``: predict, segment, strip, head, generate, priors, train, weights."""
 
 from __future__ import annotations
 
@@ -35,12 +35,38 @@ def build_parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="synthetic 1 mm T1 of any scan")
     _add_network_arguments(predict, "synthsr")
+    predict.add_argument(
+        "--also", type=Path, action="append", default=[], metavar="SCAN",
+        help="another scan of the session, aligned by its header, for weights that take several; repeat it in the "
+        "order of channels; a folder with the same names if IN is one",
+    )  # fmt: skip
     predict.set_defaults(run=_predict)
 
     segment = commands.add_parser("segment", help="whole-brain segmentation and volumes of any scan")
     _add_network_arguments(segment, "segmentation")
     segment.add_argument("--volumes", type=Path, metavar="TSV", help="table of volumes in mm³, one row per structure")
     segment.set_defaults(run=_segment)
+
+    strip = commands.add_parser("strip", help="the scan without skull and scalp, on its own grid")
+    _add_network_arguments(strip, "segmentation")
+    strip.add_argument("--mask", type=Path, metavar="MASK", help="write the mask too: file, or folder if IN is one")
+    strip.add_argument(
+        "--border-mm", type=float, default=1.0, metavar="MM",
+        help="how far outside the brain to cut (default: %(default)g); more takes in more fluid",
+    )  # fmt: skip
+    strip.set_defaults(run=_strip)
+
+    head = commands.add_parser("head", help="whole-head label map of a T1 scan: the two are a pair to train on")
+    head.add_argument("t1", type=Path, metavar="T1", help="T1 scan with skull and skin (NIfTI or MGZ)")
+    head.add_argument("output", type=Path, metavar="OUT", help="label map to write, on the T1's RAS grid of 1 mm")
+    head.add_argument("--brain", type=Path, metavar="DSEG", help="segmentation to keep (default: the project's own)")
+    head.add_argument("--names", type=Path, metavar="TSV", help="its look-up table, columns index and name")
+    head.add_argument(
+        "--weights", default="segmentation", metavar="NAME_OR_PATH", help="weights (default: %(default)s)"
+    )
+    head.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    head.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    head.set_defaults(run=_head)
 
     generate = commands.add_parser("generate", help="synthetic scans from a label map, for looking at")
     generate.add_argument("labels", type=Path, metavar="LABELS", help="label map of 1 mm, or a folder of them")
@@ -82,6 +108,9 @@ def build_parser() -> argparse.ArgumentParser:
     import_ = actions.add_parser("import", help="published Keras weights (.h5) into this project's format")
     import_.add_argument("source", type=Path, metavar="FILE.h5")
     import_.add_argument("output", type=Path, metavar="OUT", help="target, .safetensors")
+    import_.add_argument(
+        "--low-field", action="store_true", help="FILE.h5 is the published model of a low-field T1 and T2"
+    )
     import_.set_defaults(run=_import_weights)
     return parser
 
@@ -142,9 +171,36 @@ def _predict(arguments: argparse.Namespace) -> None:
     from .predict import Predictor
 
     jobs = _jobs(arguments.input, arguments.output, "_synthsr")
+    also = _also(arguments.input, arguments.also)
     inference.prepare_process(arguments.threads)
     predictor = Predictor.load(arguments.weights, arguments.device)
-    _for_each(jobs, lambda source, target: predictor(source, target, ct=arguments.ct, flip=arguments.flip))
+
+    def work(source: Path, target: Path) -> None:
+        predictor(source, target, also=also[source], ct=arguments.ct, flip=arguments.flip)
+
+    _for_each(jobs, work)
+
+
+def _also(source: Path, also: list[Path]) -> dict[Path, list[Path]]:
+    """Further scans of each input: those of the same name in each folder, or ``also`` itself for a single file."""
+    from . import io
+
+    if not source.is_dir():
+        folders = [str(path) for path in also if path.is_dir()]
+        if folders:
+            raise ConfigurationError(f"--also {folders[0]}: is a folder; give a scan, as the input is one")
+        return {source: also}
+    found: dict[Path, list[Path]] = {path: [] for path in io.list_images(source)}
+    for folder in also:
+        if not folder.is_dir():
+            raise ConfigurationError(f"--also {folder}: is no folder; give one, as the input is one")
+        there = {io.stem(path): path for path in io.list_images(folder)}
+        missing = [path.name for path in found if io.stem(path) not in there]
+        if missing:
+            raise DataError(f"{folder}: lacks {', '.join(missing)}; its scans are to be named as those of {source}")
+        for path, scans in found.items():
+            scans.append(there[io.stem(path)])
+    return found
 
 
 def _segment(arguments: argparse.Namespace) -> None:
@@ -164,6 +220,48 @@ def _segment(arguments: argparse.Namespace) -> None:
     finally:
         if arguments.volumes and volumes:
             write_volumes(volumes, arguments.volumes)
+
+
+def _strip(arguments: argparse.Namespace) -> None:
+    from . import inference, io
+    from .segment import Segmenter
+    from .strip import require_border, strip
+
+    jobs = _jobs(arguments.input, arguments.output, "_brain")
+    masks: dict[Path, Path] = {}
+    if arguments.mask is not None:
+        masks = dict(_jobs(arguments.input, arguments.mask, "_mask"))
+        taken = {(path.resolve().parent, io.stem(path)) for _, path in jobs}
+        if any((path.resolve().parent, io.stem(path)) in taken for path in masks.values()):
+            raise ConfigurationError(f"--mask {arguments.mask}: is named as the output; give another")
+    require_border(arguments.border_mm)
+    inference.prepare_process(arguments.threads)
+    segmenter = Segmenter.load(arguments.weights, arguments.device)
+    segmenter.require_distance()
+
+    def work(source: Path, target: Path) -> None:
+        strip(
+            segmenter, source, target, mask_target=masks.get(source), border_mm=arguments.border_mm,
+            ct=arguments.ct, flip=arguments.flip,
+        )  # fmt: skip
+
+    _for_each(jobs, work)
+
+
+def _head(arguments: argparse.Namespace) -> None:
+    from . import inference
+    from .heads import label_head
+    from .segment import Segmenter
+
+    if arguments.names and not arguments.brain:
+        raise ConfigurationError("--names: is the look-up table of --brain; give both")
+    if arguments.t1.is_dir():
+        raise ConfigurationError(f"{arguments.t1}: is a folder; give one T1 scan")
+    ((source, target),) = _jobs(arguments.t1, arguments.output, "_dseg")
+    inference.prepare_process(arguments.threads)
+    segmenter = Segmenter.load(arguments.weights, arguments.device)
+    label_head(source, target, segmenter=segmenter, brain=arguments.brain, names=arguments.names)
+    print(f"{source} -> {target}")
 
 
 def _generate(arguments: argparse.Namespace) -> None:
@@ -227,7 +325,9 @@ def _entry(entries: dict[str, Entry], name: str) -> Entry:
 def _import_weights(arguments: argparse.Namespace) -> None:
     from .weights.keras import import_keras
 
-    import_keras(arguments.source, arguments.output)
+    config = import_keras(arguments.source, arguments.output, low_field=arguments.low_field)
+    if (config.in_channels, config.residual) == (2, None):
+        print("If this is the published model of a low-field T1 and T2, import it with --low-field", file=sys.stderr)
     print(f"{arguments.source} -> {arguments.output}")
 
 

@@ -10,14 +10,21 @@ import csv
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from .errors import DataError
 
 #: Cerebral white matter, cerebral cortex, and white-matter lesions; left, right.
 WHITE_MATTER = (2, 41)
 CORTEX = (3, 42)
 LESION = (25, 57)
+#: Cerebrospinal fluid outside the ventricles.
+FLUID = 24
+#: Names that other look-up tables give to structures, and FreeSurfer's.
+SYNONYMS = {"Unknown": "Background", "Inferior-Lateral-Ventricle": "Inf-Lat-Vent"}
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,54 @@ def segmentation_numbers() -> tuple[int, ...]:
 def intracranial_numbers() -> tuple[int, ...]:
     """Segmentation numbers that add up to the intracranial volume: all from 1 to 499."""
     return tuple(number for number in segmentation_numbers() if 1 <= number <= 499)
+
+
+def read_segmentation_names(names: Path | None) -> dict[int, tuple[int, ...]]:
+    """What the indices of somebody else's segmentation stand for.
+
+    Parameters
+    ----------
+    names
+        Look-up table as in BIDS, tab-separated, columns ``index`` and ``name``; ``None`` for a segmentation that has
+        this project's numbers.
+
+    Returns
+    -------
+    Per index, numbers of :func:`segmentation_numbers`: one where the name has a side or the structure has none, left
+    and right where the name leaves the side open, 0 for ``Unknown``.
+
+    Raises
+    ------
+    DataError
+        If the file is not such a table, or a name is not in ``labels.tsv``, sides aside.
+    """
+    if names is None:
+        return {number: (number,) for number in segmentation_numbers()}
+    try:
+        with Path(names).open(newline="", encoding="utf-8") as stream:
+            rows = [(int(row["index"]), row["name"].strip()) for row in csv.DictReader(stream, delimiter="\t")]
+    except (OSError, KeyError, AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{names}: not a table with the columns index and name ({error!r})") from error
+    if not rows or len(dict(rows)) < len(rows):
+        raise DataError(f"{names}: {'an index is named twice' if rows else 'no row'}; give every index one name")
+    segment_as = {label.name.lower(): label.segment_as for label in table()}
+    found = {}
+    for index, name in rows:
+        plain = SYNONYMS.get(name, name).lower()
+        numbers = [segment_as[side + plain] for side in ("", "left-", "right-") if side + plain in segment_as]
+        if not numbers:
+            raise DataError(f"{names}: {name!r} is no structure of synthsr/labels.tsv; give it FreeSurfer's name")
+        found[index] = tuple(numbers)
+    return found
+
+
+def brain_numbers() -> tuple[int, ...]:
+    """Segmentation numbers that skull-stripping keeps: the intracranial ones but the fluid around the brain.
+
+    Tissue and ventricles; of the fluid in sulci and cisterns as much as the border of the mask takes in (1 mm in
+    SynthStrip, Hoopes et al., NeuroImage 2022).
+    """
+    return tuple(number for number in intracranial_numbers() if number != FLUID)
 
 
 def mirror_number(number: int) -> int:

@@ -11,7 +11,7 @@ voxel size, and unfolds its output: every voxel still gets its own prediction, a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 
 #: Of the published Keras models.
 NORM_EPSILON = 1e-3
+#: Distances to the brain's boundary are told up to here, as in SynthStrip (Hoopes et al. 2022), whose published network
+#: tells them in a band of 4–5 mm. Also the unit in which the head learns them: a range of ±1 is near for Adam's steps.
+DISTANCE_LIMIT_MM = 5.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,17 @@ class UNetConfig:
         ``batch`` for the published network, whose skips are taken before the norm. ``instance`` uses the statistics of
         the scan at hand, in training and at inference alike (training with one scan a step leaves batch norm's running
         statistics unfit for evaluation), and takes its skips behind the norm: as strong as the upsampled features.
+    residual
+        Number of the input channel that is added to the one output channel; the network then predicts the difference
+        (joint super-resolution: high resolution minus upsampled low resolution, Iglesias et al., NeuroImage 2021).
+    distance
+        One more map behind the output channels: signed distance in mm to the brain's boundary, negative inside, up to
+        ±:data:`DISTANCE_LIMIT_MM` (:func:`synthsr.losses.truncated_distance`).
+
+    Raises
+    ------
+    ValueError
+        If ``residual`` is no input channel, or there is not exactly one map to add it to.
     """
 
     in_channels: int = 1
@@ -48,6 +62,21 @@ class UNetConfig:
     levels: int = 5
     stride: int = 1
     norm: Literal["batch", "instance"] = "batch"
+    residual: int | None = None
+    distance: bool = False
+
+    def __post_init__(self) -> None:
+        if self.residual is None:
+            return
+        if self.maps != 1:
+            raise ValueError(f"residual goes with one output map; there are {self.maps}")
+        if not 0 <= self.residual < self.in_channels:
+            raise ValueError(f"residual is input channel {self.residual}; they are 0 to {self.in_channels - 1}")
+
+    @property
+    def maps(self) -> int:
+        """Maps of the network's answer: output channels, and behind them the distance if there is one."""
+        return self.out_channels + self.distance
 
     @property
     def multiple(self) -> int:
@@ -55,8 +84,13 @@ class UNetConfig:
         return int(self.stride * 2 ** (self.levels - 1))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for headers of weight files."""
-        return asdict(self)
+        """Plain values, for headers of weight files.
+
+        What a network does not have is left out, so that the bytes of older weights, whose hash decides whether a
+        cohort is computed anew, stay as they were.
+        """
+        absent = {"residual": None, "distance": False}
+        return {key: value for key, value in asdict(self).items() if key not in absent or value != absent[key]}
 
 
 def fold(image: Tensor, stride: int) -> Tensor:
@@ -141,7 +175,7 @@ class UNet(nn.Module):
         for width in reversed(features[:-1]):
             self.up.append(Level(channels + width, width, config.norm))
             channels = width
-        self.head = nn.Conv3d(channels, config.out_channels * block, 1)
+        self.head = nn.Conv3d(channels, config.maps * block, 1)
 
     def trunk(self, image: Tensor) -> Tensor:
         """Last features, on the network's own grid: (n, features, x/stride, y/stride, z/stride)."""
@@ -160,17 +194,28 @@ class UNet(nn.Module):
             x = level.norm(level(x))
         return x
 
+    def head_rows(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the last convolution, its maps·stride³ rows ordered as by :func:`fold`."""
+        weight, bias = self.head.weight, self.head.bias
+        assert bias is not None
+        if not self.config.distance:
+            return weight, bias
+        unit = torch.ones_like(bias)
+        unit[self.config.out_channels * self.config.stride**3 :] = DISTANCE_LIMIT_MM
+        return weight * unit.reshape(-1, 1, 1, 1, 1), bias * unit
+
     def forward(self, image: Tensor) -> Tensor:
-        """Prediction for every voxel: (n, in, x, y, z) → (n, out, x, y, z)."""
+        """Prediction for every voxel: (n, in, x, y, z) → (n, maps, x, y, z)."""
         return unfold(self.forward_folded(image), self.config.stride)
 
     def forward_folded(self, image: Tensor) -> Tensor:
-        """As :meth:`forward`, on the network's own grid: (n, out·stride³, x/stride, y/stride, z/stride)."""
-        folded: Tensor = self.head(self.trunk(image))
-        return folded
+        """As :meth:`forward`, on the network's own grid: (n, maps·stride³, x/stride, y/stride, z/stride)."""
+        folded = F.conv3d(self.trunk(image), *self.head_rows())
+        added = self._added(image)
+        return folded if added is None else folded + fold(added, self.config.stride)
 
     def forward_block(self, image: Tensor, offset: int) -> Tensor:
-        """Prediction for one voxel of every block: (n, out, x/stride, y/stride, z/stride).
+        """Prediction for one voxel of every block: (n, maps, x/stride, y/stride, z/stride).
 
         Training on one randomly drawn offset a step gives an unbiased gradient at an eighth of the head's cost.
 
@@ -182,8 +227,33 @@ class UNet(nn.Module):
             Position in the block, 0 to stride³ − 1, z fastest.
         """
         block = self.config.stride**3
-        weight, bias = self.head.weight[offset::block], self.head.bias
-        return F.conv3d(self.trunk(image), weight, None if bias is None else bias[offset::block])
+        weight, bias = self.head_rows()
+        predicted = F.conv3d(self.trunk(image), weight[offset::block], bias[offset::block])
+        added = self._added(image)
+        return predicted if added is None else predicted + block_offset(added, self.config.stride, offset)
+
+    def _added(self, image: Tensor) -> Tensor | None:
+        """Input channel to which the prediction is the difference, shape (n, 1, x, y, z)."""
+        channel = self.config.residual
+        return None if channel is None else image[:, channel : channel + 1]
+
+
+def with_distance_head(network: UNet) -> UNet:
+    """The same network with a map of distances behind its output channels; one that has it is returned as it is.
+
+    The new rows of the head are zero: all other maps stay as they were, and the distance is 0 mm everywhere.
+    """
+    if network.config.distance:
+        return network
+    wide = UNet(replace(network.config, distance=True)).to(network.head.weight.device)
+    state = wide.state_dict()
+    for key, value in network.state_dict().items():
+        if key.startswith("head."):
+            state[key].zero_()
+            state[key][: len(value)].copy_(value)
+        else:
+            state[key].copy_(value)
+    return wide.train(network.training)
 
 
 def block_offset(volume: Tensor, stride: int, offset: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""Whole-brain segmentation of a scan of any contrast, and volumes from the posteriors."""
+"""Segmentation of a scan of any contrast: labels, volumes from the posteriors, distance to the brain's boundary."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import files, inference, io, labels, networks, preprocess, scan
-from .errors import DataError
-from .weights.storage import LoadedNetwork, load_network
+from . import files, inference, io, labels, preprocess, scan
+from .errors import ConfigurationError, DataError
+from .networks import DISTANCE_LIMIT_MM
+from .weights.storage import LoadedNetwork, load_network, names_with_distance
 
 #: Name of the intracranial volume among the structures: the sum of labels 1–499.
 ICV = "ICV"
 #: Opens the sidecar of every output.
 FACTS = {"Description": "Whole-brain segmentation, FreeSurfer label numbers"}
+#: Planes of the network's own grid whose answers are in memory at a time; those of the whole grid are gigabytes.
+SLAB_PLANES = 4
 
 
 @dataclass
@@ -75,26 +78,120 @@ class Segmenter:
         Most probable channel per voxel, shape (x, y, z), int64; and the sum of posteriors over the scan's voxels per
         channel, float64.
         """
-        network = self.weights.network
-        padding = inference.placement(network, image)
-        placed = F.pad(image, padding).to(self.device).contiguous(memory_format=torch.channels_last_3d)
-        posterior = self._blocks(network.forward_folded(placed))
-        if flip:
-            mirrored = self._blocks(network.forward_folded(placed.flip(2)))
-            for channel, other in enumerate(labels.mirror_of_channel().tolist()):  # one at a time, for memory
-                posterior[channel].add_(mirrored[other].flip((0, 3))).mul_(0.5)
-        scanned = F.pad(torch.ones_like(image), padding).to(self.device)
-        scanned = networks.fold(scanned, network.config.stride).reshape(posterior.shape[1:])
-        sums = torch.stack([(channel * scanned).sum(dtype=torch.float64) for channel in posterior])
-        best = posterior.argmax(0)
-        best = networks.unfold(best.reshape(1, -1, *best.shape[-3:]), network.config.stride)
-        return F.pad(best, [-zeros for zeros in padding])[0, 0].cpu(), sums.cpu()
+        padding = inference.placement(self.weights.network, image)
+        scanned = self._blocks(F.pad(torch.ones_like(image[0, 0]), padding).to(self.device))
+        best = torch.empty(scanned.shape, dtype=torch.int64, device=self.device)
+        channels, mirrored = range(len(labels.segmentation_numbers())), labels.mirror_of_channel().tolist()
+        sums = torch.zeros(len(channels), dtype=torch.float64, device=self.device)
+        for planes, answers in self._answers(F.pad(image, padding), channels, mirrored if flip else None):
+            posterior = answers[0].softmax(-1)
+            if flip:
+                posterior.add_(answers[1].softmax(-1)).mul_(0.5)
+            best[planes] = posterior.argmax(-1)
+            # Each row of the grid in float32, all rows in float64.
+            weight = scanned[planes].flatten(2).flatten(0, 1)
+            rows = torch.bmm(weight[:, None], posterior.reshape(*weight.shape, -1))
+            sums += rows.sum((0, 1), dtype=torch.float64)
+        return self._voxels(best, padding, outside=0), sums.cpu()
 
-    def _blocks(self, logits: Tensor) -> Tensor:
-        """Posteriors of shape (channels, s, s, s, x/s, y/s, z/s): position in a block, then the block's."""
+    @torch.inference_mode()
+    def strip(self, image: Tensor, *, flip: bool = True) -> Tensor:
+        """Signed distance of a prepared scan's voxels to the brain's boundary.
+
+        Parameters
+        ----------
+        image
+            From :func:`synthsr.preprocess.prepare`, shape (1, 1, x, y, z).
+        flip
+            Average the distances of the scan and its left/right mirror image.
+
+        Returns
+        -------
+        Millimetres, negative inside, clipped to ±:data:`synthsr.networks.DISTANCE_LIMIT_MM`, shape (x, y, z), float32;
+        far outside where the network did not look.
+
+        Raises
+        ------
+        ConfigurationError
+            If the weights do not tell distances.
+        """
+        self.require_distance()
+        padding = inference.placement(self.weights.network, image)
+        maps = [self.weights.network.config.out_channels]
+        slabs = [
+            torch.stack(answers).mean(0)[..., 0]
+            for _, answers in self._answers(F.pad(image, padding), maps, maps if flip else None)
+        ]
+        distance = torch.cat(slabs).clamp_(-DISTANCE_LIMIT_MM, DISTANCE_LIMIT_MM)
+        return self._voxels(distance, padding, outside=DISTANCE_LIMIT_MM)
+
+    def require_distance(self) -> None:
+        """Raise :class:`ConfigurationError` if the weights do not tell the distance to the brain's boundary."""
+        if self.weights.network.config.distance:
+            return
+        known = names_with_distance()
+        advice = f"give --weights {' or '.join(known)}" if known else "no registered weights have it"
+        raise ConfigurationError(
+            f"{self.weights.path}: skull-stripping needs weights with a head for the distance to the brain's boundary, "
+            f"these have none; {advice}"
+        )
+
+    def _answers(
+        self, placed: Tensor, maps: Sequence[int], mirrored: Sequence[int] | None
+    ) -> Iterator[tuple[slice, list[Tensor]]]:
+        """The network's answers on its own grid, slab by slab, because they are far larger than what they come from.
+
+        Parameters
+        ----------
+        placed
+            Shape (1, 1, x, y, z).
+        maps
+            Which maps of the answer.
+        mirrored
+            Those that stand for the same in the mirror image; ``None`` leaves it out.
+
+        Yields
+        ------
+        Planes along x; and the scan's and the mirror image's answer there, both as the scan lies, of shape
+        (planes, y/s, z/s, s, s, s, maps): blocks, then positions in a block.
+        """
+        network = self.weights.network
+        s = network.config.stride
+        weight, bias = network.head_rows()
+        weight, bias = weight.reshape(-1, s, s, s, weight.shape[1]), bias.reshape(-1, s, s, s)
+        image = placed.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        passes = [(network.trunk(image), weight[list(maps)], bias[list(maps)])]
+        if mirrored is not None:
+            # What the mirror image has on its left lies on the scan's right, within a block as well.
+            chosen = weight[list(mirrored)].flip(1), bias[list(mirrored)].flip(1)
+            passes.append((network.trunk(image.flip(2)).flip(2), *chosen))
+        heads = [
+            (features[0].movedim(0, -1), rows.movedim(0, 3).flatten(0, 3).T, offsets.movedim(0, 3).flatten())
+            for features, rows, offsets in passes
+        ]
+        for start in range(0, heads[0][0].shape[0], SLAB_PLANES):
+            planes = slice(start, start + SLAB_PLANES)
+            shape = (*heads[0][0][planes].shape[:3], s, s, s, len(maps))
+            yield (
+                planes,
+                [
+                    torch.addmm(offsets, features[planes].flatten(0, 2), rows).reshape(shape)
+                    for features, rows, offsets in heads
+                ],
+            )
+
+    def _blocks(self, volume: Tensor) -> Tensor:
+        """Shape (x, y, z) → (x/s, y/s, z/s, s, s, s)."""
         s = self.weights.network.config.stride
-        channels = self.weights.network.config.out_channels
-        return logits[0].reshape(channels, s, s, s, *logits.shape[-3:]).float().softmax(0)
+        x, y, z = (size // s for size in volume.shape)
+        return volume.reshape(x, s, y, s, z, s).permute(0, 2, 4, 1, 3, 5)
+
+    def _voxels(self, blocks: Tensor, padding: list[int], *, outside: float) -> Tensor:
+        """Undo :meth:`_blocks` and the padding, on the CPU; ``outside`` fills what was cut from the scan."""
+        s = self.weights.network.config.stride
+        x, y, z = (size * s for size in blocks.shape[:3])
+        volume = blocks.permute(0, 3, 1, 4, 2, 5).reshape(x, y, z)
+        return F.pad(volume, [-zeros for zeros in padding], value=outside).cpu()
 
     def __call__(self, source: Path, target: Path, *, ct: bool = False, flip: bool = True) -> dict[str, float]:
         """Write the label map of ``source`` to ``target`` with a JSON sidecar, and return its volumes.

@@ -7,31 +7,118 @@ import json
 import multiprocessing
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
-from synthsr import files, labels
+from synthsr import files
 
 from .. import tsv
+from ..errors import DataError
 from . import anatomy as base
-from . import deform, dicom, patients, protocols, render
+from . import bids, dicom, heads, landmarks, lesions, patients, protocols, render, vessels
 from .clinic import Clinic
+from .patients import Patient
+from .series import Format, Writer
 
 #: Raised when the same configuration gives another clinic.
-VERSION = 1
+VERSION = 2
+#: Tables of the clinic.
+TABLES = ("sessions", "scans", "truth", "lesions", "landmarks")
+
+
+def find_anatomies(path: Path) -> list[Path]:
+    """The label maps that a path names: a file, or the images in a folder.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.name.endswith((".nii", ".nii.gz", ".mgz")))
+        if not found:
+            raise DataError(f"{path}: holds no label map (.nii.gz, .nii, .mgz)")
+        return found
+    if not path.is_file():
+        raise DataError(f"{path}: no such label map; give one, or a folder of them, by --anatomy")
+    return [path]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every patient is made from.
+
+    Attributes
+    ----------
+    clinic
+        The configuration.
+    anatomies
+        Label maps of the bases, which take turns, with their SHA-256.
+    out
+        Folder of the clinic.
+    scans_as
+        How scans are written.
+    """
+
+    clinic: Clinic
+    anatomies: tuple[tuple[Path, str], ...]
+    out: Path
+    scans_as: Format
+
+    def anatomy_of(self, patient: Patient) -> tuple[Path, str]:
+        """A patient's base."""
+        return self.anatomies[(patient.index - 1) % len(self.anatomies)]
+
+    def key(self, patient: Patient) -> str:
+        """Hash of everything that a patient's files follow from: not of how many patients there are."""
+        settings = {k: v for k, v in asdict(self.clinic).items() if k not in ("patients", "anatomy")}
+        content = {"version": VERSION, "anatomy": self.anatomy_of(patient)[1], "format": self.scans_as, **settings}
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def record(self, patient: Patient) -> Path:
+        """What was made of a patient."""
+        return self.out / "patients" / f"{patient.identifier}.json"
+
+    def scans(self, patient: Patient, scans_as: Format) -> Path:
+        """Folder of a patient's scans."""
+        return self.out / scans_as / (patient.identifier if scans_as == "dicom" else patient.participant_id)
+
+    def masks(self, patient: Patient) -> Path:
+        """Folder of a patient's lesion masks."""
+        return self.out / "lesions" / patient.participant_id
+
+    def sizes(self, patient: Patient) -> dict[str, int]:
+        """A patient's files and their sizes."""
+        folders = (self.scans(patient, self.scans_as), self.masks(patient))
+        paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+        # The table of sessions belongs to the head of the BIDS dataset, which is made anew every time.
+        return {p.relative_to(self.out).as_posix(): p.stat().st_size for p in paths if p.suffix != ".tsv"}
+
+    def is_finished(self, patient: Patient) -> bool:
+        """Whether the patient was made from the same things, and all files are there with their sizes."""
+        record = self.record(patient)
+        content = _content(record) if record.is_file() else {}
+        return content.get("key") == self.key(patient) and content.get("files") == self.sizes(patient)
 
 
 def build(
-    clinic: Clinic, *, anatomy: Path, out: Path, jobs: int = 1, report: Callable[[str], None] = lambda line: None
+    clinic: Clinic,
+    *,
+    anatomies: Sequence[Path],
+    out: Path,
+    scans_as: Format = "dicom",
+    jobs: int = 1,
+    report: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Make every patient of a clinic that is not there yet, then its tables.
 
@@ -39,43 +126,57 @@ def build(
     ----------
     clinic
         The configuration.
-    anatomy
-        Label map of the base.
+    anatomies
+        Label maps of the bases.
     out
-        Folder of the clinic.
+        Folder of the clinic; :mod:`.clinic` says what lies where.
+    scans_as
+        ``dicom`` or ``bids``.
     jobs
         Processes; the result does not depend on it.
     report
         Called with a line per patient.
     """
-    loaded = _load(anatomy, clinic.grid_mm)
-    origin = {"version": VERSION, "anatomy": anatomy.name, "anatomy_sha256": files.sha256(anatomy), **asdict(clinic)}
-    key = hashlib.sha256(json.dumps({**origin, "anatomy": None}).encode()).hexdigest()
-    everyone = patients.draw(clinic, loaded)
-    _forget(out, everyone)
-    missing = [patient for patient in everyone if not _finished(out, patient, key)]
+    job = Job(clinic, tuple((path, files.sha256(path)) for path in anatomies), out, scans_as)
+    for path in anatomies[:4]:
+        _load(path, clinic.grid_mm)
+    everyone = patients.draw(clinic)
+    _forget(job, everyone)
+    missing = [patient for patient in everyone if not job.is_finished(patient)]
     if jobs == 1 or len(missing) < 2:
         with _one_thread():
             for patient in missing:
-                _make(clinic, anatomy, out, patient, key)
+                _make(job, patient)
                 report(f"{patient.identifier} made")
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            running = {pool.submit(_make, clinic, anatomy, out, patient, key): patient for patient in missing}
+            running = {pool.submit(_make, job, patient): patient for patient in missing}
             for done in as_completed(running):
                 done.result()
                 report(f"{running[done].identifier} made")
-    records = [json.loads(_record(out, patient).read_text(encoding="utf-8")) for patient in everyone]
-    tsv.write(pd.DataFrame([record["patient"] for record in records]), out / "patients.tsv")
-    tsv.write(pd.DataFrame([row for record in records for row in record["truth"]]), out / "truth.tsv")
-    files.write_json(out / "clinic.json", origin)
+    records = [json.loads(job.record(patient).read_text(encoding="utf-8")) for patient in everyone]
+    tables = {name: pd.DataFrame([row for record in records for row in record[name]]) for name in TABLES}
+    for name, table in tables.items():
+        path = out / f"{name}.tsv"
+        if len(table):
+            tsv.write(table, path)
+        else:
+            path.unlink(missing_ok=True)
+    if scans_as == "bids":
+        bids.write_dataset(out / "bids", tables["sessions"])
+    bases = [{"file": path.name, "sha256": digest} for path, digest in job.anatomies]
+    files.write_json(
+        out / "clinic.json", {"version": VERSION, "format": scans_as, "anatomies": bases, **asdict(clinic)}
+    )
     report(f"{out}: {len(everyone)} patients, {len(missing)} of them made now")
 
 
-@cache
-def _load(anatomy: Path, grid_mm: int) -> base.Anatomy:
-    return base.load(anatomy, grid_mm=grid_mm)
+@lru_cache(maxsize=4)
+def _load(path: Path, grid_mm: int) -> tuple[base.Anatomy, npt.NDArray[np.bool_] | None]:
+    """A base anatomy, and its sinus."""
+    anatomy = base.load(path, grid_mm=grid_mm)
+    return anatomy, vessels.superior_sinus(anatomy)
 
 
 @contextmanager
@@ -88,32 +189,17 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _record(out: Path, patient: patients.Patient) -> Path:
-    return out / "patients" / f"{patient.identifier}.json"
-
-
-def _study(out: Path, patient: patients.Patient) -> Path:
-    return out / "dicom" / patient.identifier
-
-
-def _finished(out: Path, patient: patients.Patient, key: str) -> bool:
-    """Whether the patient was made from the same things, and all files are there with their sizes."""
-    record = _record(out, patient)
-    if not record.is_file():
-        return False
-    content = _content(record)
-    return content.get("key") == key and content.get("files") == _sizes(_study(out, patient))
-
-
-def _forget(out: Path, everyone: list[patients.Patient]) -> None:
+def _forget(job: Job, everyone: list[Patient]) -> None:
     """Remove patients of an earlier, larger clinic: a study without its truth would pass for a patient.
 
-    Only what this module has made: ``out`` may be a folder of somebody else's.
+    Only what this module has made: the folder may be somebody else's.
     """
-    staying = {_record(out, patient) for patient in everyone}
-    for record in sorted(set((out / "patients").glob("SIM*.json")) - staying):
+    staying = {job.record(patient) for patient in everyone}
+    for record in sorted(set((job.out / "patients").glob("SIM*.json")) - staying):
         if re.fullmatch(r"SIM\d{4,}", record.stem) and "key" in _content(record):
-            shutil.rmtree(out / "dicom" / record.stem, ignore_errors=True)
+            for folder in ("dicom", "bids/sub-", "lesions/sub-"):
+                name = f"{folder}{record.stem}" if folder.endswith("-") else f"{folder}/{record.stem}"
+                shutil.rmtree(job.out / name, ignore_errors=True)
             record.unlink()
 
 
@@ -126,81 +212,56 @@ def _content(record: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*.dcm"))}
-
-
-def _make(clinic: Clinic, anatomy: Path, out: Path, patient: patients.Patient, key: str) -> None:
-    """Make one patient: studies under a temporary name, renamed when whole, and last the record."""
-    head = deformed_head(clinic, _load(anatomy, clinic.grid_mm), patient)
-    uids = dicom.uid_maker("synthsr-cohort", key, patient.identifier)
-    study, record = _study(out, patient), _record(out, patient)
+def _make(job: Job, patient: Patient) -> None:
+    """Make one patient: scans under a temporary name, renamed when whole, and last the record."""
+    clinic = job.clinic
+    path, _ = job.anatomy_of(patient)
+    anatomy, sinus = _load(path, clinic.grid_mm)
+    record, scans, masks = job.record(patient), job.scans(patient, job.scans_as), job.masks(patient)
     record.unlink(missing_ok=True)
-    partial = study.with_name(f".part-{patient.identifier}")
-    for stale in (partial, study):
+    partial = scans.with_name(f".part-{scans.name}")
+    for stale in (partial, masks, job.scans(patient, "dicom"), job.scans(patient, "bids")):
         if stale.exists():
             shutil.rmtree(stale)
-    rng = patients.stream(clinic.seed, patient.index, patients.SCAN)
-    vendor = protocols.VENDORS[int(rng.integers(len(protocols.VENDORS)))]
-    series = [protocols.localizer(clinic, head)] if patient.localizer else []
-    series += [protocols.scan(clinic, head, *scan, rng) for scan in patient.scans]
-    series += [protocols.volumes(clinic, head, patient.volumes)] if patient.volumes else []
-    for number, one in enumerate(series, start=1):
-        images = acquire(clinic, head, one, patients.stream(clinic.seed, patient.index, patients.SCAN, number))
-        folder = partial / f"{number:02d}_{one.kind}"
-        dicom.write_series(folder, images, one, patient=patient, vendor=vendor, number=number, uids=uids)
-    partial.replace(study)
-    described = {
-        "patient_id": patient.identifier,
-        "study_uid": uids("study"),
-        "age_years": round(patient.age_years, 4),
-        "sex": patient.sex,
-        "icv_prescribed_mm3": round(patient.icv_mm3, 1),
-        "manufacturer": vendor.manufacturer,
-        "scans": ",".join(f"{contrast}-{orientation}" for contrast, orientation in patient.scans),
-        "localizer": int(patient.localizer),
-        "four_dimensional": patient.volumes or tsv.MISSING,
-    }
-    truth = [{"study_uid": uids("study"), **row} for row in true_rows(clinic, head, patient)]
-    files.write_json(record, {"key": key, "patient": described, "truth": truth, "files": _sizes(study)})
-
-
-def deformed_head(clinic: Clinic, anatomy: base.Anatomy, patient: patients.Patient) -> render.Head:
-    """Deform the base into a patient and put the head into the scanner."""
-    grid = anatomy.grid_mm
-    shape = patients.stream(clinic.seed, patient.index, patients.SHAPE)
-    variation = deform.random_velocity(
-        shape, anatomy.grid_shape, sd=clinic.shape_mm / grid, length=clinic.shape_length_mm / grid
-    )
-    warp = deform.fit(anatomy.fractions, patient.log_ratio, variation, steps=clinic.fit_steps)
-    texture = patients.stream(clinic.seed, patient.index, patients.TEXTURE)
-    return render.place(anatomy, warp, patient, texture)
-
-
-def acquire(
-    clinic: Clinic, head: render.Head, series: protocols.Series, rng: np.random.Generator
-) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-    """Images of a series: one per stack of a localizer, or one per volume."""
-    signal: dict[tuple[int, Any], np.ndarray[Any, np.dtype[np.float32]]] = {}
-    images = []
-    for index in range(max(len(series.stacks), len(series.sequences))):
-        position = index % len(series.stacks)
-        stack, sequence = series.stacks[position], series.sequences[index % len(series.sequences)]
-        if (position, sequence) not in signal:
-            signal[position, sequence] = render.render(head, sequence, stack)
-        noise = render.white_matter_signal(sequence) / series.snr
-        images.append(render.acquire(signal[position, sequence], stack, rng, noise=noise, bias=clinic.bias))
-    return images
-
-
-def true_rows(clinic: Clinic, head: render.Head, patient: patients.Patient) -> list[dict[str, str | float]]:
-    """Measured and prescribed volume per structure and of the intracranial space."""
-    measured = render.true_volumes_mm3(head, step_mm=clinic.truth_mm)
-    prescribed = np.exp(patient.log_ratio) * head.anatomy.volumes_mm3 * head.scale_cubed
-    names = [labels.by_number()[number].name for number in head.anatomy.structures]
-    return [
-        {"structure": name, "volume_mm3": round(float(true), 2), "prescribed_mm3": round(float(wanted), 2)}
-        for name, true, wanted in zip(
-            [*names, "ICV"], [*measured, measured.sum()], [*prescribed, patient.icv_mm3], strict=True
-        )
-    ]
+    vendors = patients.stream(clinic.seed, patient.index, patients.SCAN)
+    vendor = protocols.VENDORS[int(vendors.integers(len(protocols.VENDORS)))]
+    lesion = lesions.draw(clinic, anatomy, patient)
+    points = landmarks.choose(clinic, anatomy, patient, lesion) if len(patient.visits) > 1 else None
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
+    uids = dicom.uid_maker("synthsr-cohort", job.key(patient), patient.identifier)
+    writer = Writer(clinic, patient, vendor, job.scans_as, uids, partial, masks)
+    for visit in patient.visits:
+        log_ratio = heads.prescribed(clinic, anatomy, patient, visit, lesion)
+        head = heads.deformed(clinic, anatomy, patient, visit, log_ratio=log_ratio, lesion=lesion, sinus=sinus)
+        key = {
+            "participant_id": patient.participant_id,
+            "session_id": visit.session_id,
+            "study_uid": writer.study_uid(visit),
+        }
+        session = {
+            "patient_id": patient.identifier,
+            "age_years": round(patient.age_years(visit), 4),
+            "sex": patient.sex,
+            "diagnosis": patient.group.diagnosis,
+            "severity": round(patient.severity, 4) if patient.group.diagnosis == "AD" else tsv.MISSING,
+            "icv_prescribed_mm3": round(patient.icv_mm3, 1),
+            "anatomy": path.name,
+            "manufacturer": vendor.manufacturer,
+        }
+        rows["sessions"].append(key | session)
+        measured = render.true_volumes_mm3(head, step_mm=clinic.truth_mm)
+        rows["truth"] += [key | row for row in heads.true_rows(head, patient, measured, log_ratio, lesion)]
+        if lesion is not None:
+            shift = heads.midline_shift_mm(head)
+            rows["lesions"].append(key | lesions.describe(lesion, visit, measured, anatomy, shift_mm=shift))
+        if points is not None:
+            found = landmarks.rows(head, visit, points)
+            rows["landmarks"] += [{"participant_id": patient.participant_id, **row} for row in found]
+        for row in writer.write(visit, head):
+            row["path"] = f"{scans.relative_to(job.out).as_posix()}/{row['path']}"
+            if row["lesion_mask"] != tsv.MISSING:
+                row["lesion_mask"] = f"{masks.relative_to(job.out).as_posix()}/{row['lesion_mask']}"
+            rows["scans"].append(key | row)
+    partial.mkdir(parents=True, exist_ok=True)
+    partial.replace(scans)
+    files.write_json(record, {"key": job.key(patient), **rows, "files": job.sizes(patient)})

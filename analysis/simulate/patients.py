@@ -1,38 +1,80 @@
 """Who comes to the clinic: patients drawn first, everything else made from them after.
 
-The course of volumes with age stands in ``trajectories.tsv``, relative to the age of 30. Its shapes follow what
-lifespan studies agree on (Walhovd 2011, Neurobiology of Aging 32:916; Coupé 2017, Human Brain Mapping 38:5501;
-Bethlehem 2022, Nature 604:525) and the order that SynthSR's clinical cohort showed (Iglesias 2023, fig. 2): white
-matter peaks near 30, cortex and thalamus decline from the start, hippocampus and amygdala only after 50, ventricles
-grow ever faster. The figures themselves are this project's: a planted truth, not a finding. The fluid around the brain
-(CSF) takes what the brain leaves, for the skull does not age.
+What must be spread evenly over the clinic (sex, age, who has which series) follows a Weyl sequence, the fractional
+parts of *n* times the root of a prime: any number of first patients is covered evenly, so that a clinic can grow.
+Everything else comes from streams of random numbers of each patient.
 """
 
 from __future__ import annotations
 
-import csv
 import datetime
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import PchipInterpolator
 
 from synthsr import labels
 
-from .anatomy import FLUID, Anatomy
-from .clinic import Clinic
-from .geometry import ORIENTATIONS
+from .clinic import CONTRASTS, COPIES, Clinic, Group, Planned
 from .tissues import structure
 
-CONTRASTS = ("T1w", "T2w", "FLAIR")
 #: Streams of random numbers, so that changing one thing's draws leaves the others' alone.
-BODY, SHAPE, TEXTURE, SCAN = range(4)
-#: Least share of the base's outer fluid that must remain.
-LEAST_FLUID = 0.1
+BODY, SHAPE, TEXTURE, SCAN, VISIT, LESION, LANDMARKS, EVEN = range(8)
 DAYS_PER_YEAR = 365.25
+#: Correlation between the two sides of how much a structure deviates from what its age makes it.
+SIDES_CORRELATION = 0.8
+#: Standard deviation of how far a disease has gone, about 1.
+SEVERITY_SPREAD = 0.35
+
+
+@dataclass(frozen=True)
+class Order:
+    """A series to be acquired.
+
+    Attributes
+    ----------
+    kind, orientation
+        What and in which plane.
+    spacing_mm
+        Distance between slice centres; 0: the protocol draws it.
+    coverage
+        Part of the intracranial space covered.
+    """
+
+    kind: str
+    orientation: str
+    spacing_mm: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One session of a patient.
+
+    Attributes
+    ----------
+    number
+        From 1.
+    date
+        Of the session.
+    rotation
+        Head's rotation in the scanner (3, 3).
+    translation_mm
+        Position of the middle of the head, right, anterior, superior of the isocentre.
+    orders
+        Series, in order.
+    """
+
+    number: int
+    date: datetime.date
+    rotation: npt.NDArray[np.float64]
+    translation_mm: npt.NDArray[np.float64]
+    orders: tuple[Order, ...]
+
+    @property
+    def session_id(self) -> str:
+        """BIDS label."""
+        return f"ses-{self.number:02d}"
 
 
 @dataclass(frozen=True)
@@ -43,37 +85,30 @@ class Patient:
     ----------
     index
         Position in the clinic, from 1.
+    group
+        Diagnosis and course.
     sex
         ``F`` or ``M``.
-    birth, visit
-        Dates; the age is what lies between.
+    birth
+        Date.
     icv_mm3
         Prescribed intracranial volume.
-    log_ratio
-        Prescribed logarithm of volume over the base's, head size aside, per structure of the anatomy.
-    rotation
-        Head's rotation in the scanner (3, 3).
-    translation_mm
-        Position of the middle of the head, right, anterior, superior of the isocentre.
-    scans
-        Contrast and orientation of each scan.
-    localizer
-        Whether the study begins with a localizer.
-    volumes
-        ``DWI``, ``BOLD`` or empty: the study's series of several volumes.
+    deviation
+        The patient's own logarithm of volume over what age and disease make it, by label number.
+    severity
+        How far a disease has gone, about 1.
+    visits
+        Sessions in the order of their dates.
     """
 
     index: int
+    group: Group
     sex: str
     birth: datetime.date
-    visit: datetime.date
     icv_mm3: float
-    log_ratio: npt.NDArray[np.float64]
-    rotation: npt.NDArray[np.float64]
-    translation_mm: npt.NDArray[np.float64]
-    scans: tuple[tuple[str, str], ...]
-    localizer: bool
-    volumes: str
+    deviation: dict[int, float]
+    severity: float
+    visits: tuple[Visit, ...]
 
     @property
     def identifier(self) -> str:
@@ -81,117 +116,113 @@ class Patient:
         return f"SIM{self.index:04d}"
 
     @property
-    def age_years(self) -> float:
-        """Age at the visit."""
-        return (self.visit - self.birth).days / DAYS_PER_YEAR
+    def participant_id(self) -> str:
+        """BIDS label, e.g. ``sub-SIM0001``."""
+        return f"sub-{self.identifier}"
+
+    def age_years(self, visit: Visit) -> float:
+        """Age at a visit."""
+        return (visit.date - self.birth).days / DAYS_PER_YEAR
+
+    def years_since_first(self, visit: Visit) -> float:
+        """Time since the first visit."""
+        return (visit.date - self.visits[0].date).days / DAYS_PER_YEAR
 
 
-@cache
-def trajectories() -> dict[str, PchipInterpolator]:
-    """Volume relative to the age of 30 as a function of age in years, by structure without its side."""
-    text = resources.files(__package__).joinpath("trajectories.tsv").read_text(encoding="utf-8")
-    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
-    ages = [name for name in rows[0] if name != "structure"]
-    return {
-        row["structure"]: PchipInterpolator([float(age) for age in ages], [float(row[age]) for age in ages])
-        for row in rows
-    }
-
-
-def prescribed_log_ratio(
-    anatomy: Anatomy, age_years: float, *, anatomy_age_years: float, deviation: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Logarithm of a patient's over the base's volumes, before head size.
-
-    Parameters
-    ----------
-    anatomy
-        The base.
-    age_years, anatomy_age_years
-        The patient's and the base's age; ages beyond the table's 20–90 count as its ends.
-    deviation
-        The patient's own deviation per structure, added in the logarithm.
-    """
-    ages = np.clip([age_years, anatomy_age_years], 20, 90)
-    ratio = np.ones(len(anatomy.structures))
-    for position, number in enumerate(anatomy.structures):
-        if number != FLUID:
-            course = trajectories()[structure(number)](ages)
-            ratio[position] = course[0] / course[1] * np.exp(deviation[position])
-    if FLUID in anatomy.structures:
-        fluid = anatomy.structures.index(FLUID)
-        base = anatomy.volumes_mm3
-        left = base.sum() - (np.delete(ratio, fluid) * np.delete(base, fluid)).sum()
-        ratio[fluid] = max(left / base[fluid], LEAST_FLUID)
-    return np.asarray(np.log(ratio))
-
-
-def draw(clinic: Clinic, anatomy: Anatomy) -> list[Patient]:
-    """Draw every patient of a clinic."""
-    rng = np.random.default_rng(clinic.seed)
-    strata = rng.permutation(clinic.patients)
-    sexes = rng.permutation(np.arange(clinic.patients) % 2)
-    protocols = [(contrast, orientation) for contrast in CONTRASTS for orientation in ORIENTATIONS]
-    first = [protocols[i % len(protocols)] for i in rng.permutation(clinic.patients)]
-    # Spread over the clinic, so that young and old alike have second scans, localizers and further series.
-    chosen = {
-        key: set(rng.permutation(clinic.patients)[: getattr(clinic, key)].tolist())
-        for key in ("second_scans", "localizers", "four_dimensional")
-    }
-    kinds = dict(zip(sorted(chosen["four_dimensional"]), ("DWI", "BOLD") * clinic.patients, strict=False))
-    years = clinic.oldest_years - clinic.youngest_years
+def draw(clinic: Clinic) -> list[Patient]:
+    """Draw every patient of a clinic; the first ones do not depend on how many there are."""
+    members = [0] * len(clinic.groups)
     patients = []
-    for i in range(clinic.patients):
-        body = stream(clinic.seed, i + 1, BODY)
-        age = clinic.youngest_years + years * (strata[i] + body.random()) / clinic.patients
-        visit = datetime.date(2020, 1, 1) + datetime.timedelta(days=int(body.integers(1000)))
-        birth = visit - datetime.timedelta(days=round(age * DAYS_PER_YEAR))
-        sex = "FM"[sexes[i]]
-        icv = (clinic.icv_male_mm3 if sex == "M" else clinic.icv_female_mm3) * np.exp(body.normal(0, clinic.icv_spread))
-        angles = np.deg2rad(body.normal(0, clinic.rotation_deg, 3))
-        shift = body.normal(0, clinic.translation_mm, 3)
-        scans = [first[i]]
-        others = [p for p in protocols if p[0] != first[i][0] and p[1] != first[i][1]]
-        second = others[body.integers(len(others))]
-        if i in chosen["second_scans"]:
-            scans.append(second)
-        patients.append(
-            Patient(
-                index=i + 1,
-                sex=sex,
-                birth=birth,
-                visit=visit,
-                icv_mm3=float(icv),
-                log_ratio=prescribed_log_ratio(
-                    anatomy,
-                    (visit - birth).days / DAYS_PER_YEAR,
-                    anatomy_age_years=clinic.anatomy_age_years,
-                    deviation=_deviation(clinic, anatomy, body),
-                ),
-                rotation=rotation(angles),
-                translation_mm=shift,
-                scans=tuple(scans),
-                localizer=i in chosen["localizers"],
-                volumes=kinds.get(i, ""),
-            )
-        )
+    for index in range(1, clinic.patients + 1):
+        # The group that lacks most of its share.
+        total = sum(group.share for group in clinic.groups)
+        lacking = [index * group.share / total - n for group, n in zip(clinic.groups, members, strict=True)]
+        chosen = int(np.argmax(lacking))
+        patients.append(_draw_patient(clinic, index, chosen, members[chosen]))
+        members[chosen] += 1
     return patients
 
 
-def _deviation(clinic: Clinic, anatomy: Anatomy, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A patient's deviation per structure: mostly the same on both sides (correlation 0.8)."""
-    names = sorted({structure(number) for number in anatomy.structures})
+def _draw_patient(clinic: Clinic, index: int, group_number: int, member: int) -> Patient:
+    """Draw a patient, the ``member``-th (from 0) of a group."""
+    group = clinic.groups[group_number]
+    sex = "FM"[int(2 * even(clinic.seed, 0, member, group_number))]
+    span = group.oldest_years - group.youngest_years
+    age = group.youngest_years + span * even(clinic.seed, 1, member, group_number)
+    body = stream(clinic.seed, index, BODY)
+    first = datetime.date(2020, 1, 1) + datetime.timedelta(days=int(body.integers(1000)))
+    icv = (clinic.icv_male_mm3 if sex == "M" else clinic.icv_female_mm3) * np.exp(body.normal(0, clinic.icv_spread))
+    deviation = _deviation(clinic, body)
+    severity = float(np.clip(body.normal(1, SEVERITY_SPREAD), 0, 2))
+    visits = []
+    for number in range(1, group.sessions + 1):
+        rng = stream(clinic.seed, index, VISIT, number)
+        visits.append(
+            Visit(
+                number=number,
+                date=first + datetime.timedelta(days=round((number - 1) * group.interval_years * DAYS_PER_YEAR)),
+                rotation=rotation(np.deg2rad(rng.normal(0, clinic.rotation_deg, 3))),
+                translation_mm=rng.normal(0, clinic.translation_mm, 3),
+                orders=_orders(clinic, index, number),
+            )
+        )
+    birth = first - datetime.timedelta(days=round(age * DAYS_PER_YEAR))
+    return Patient(index, group, sex, birth, float(icv), deviation, severity, tuple(visits))
+
+
+def _deviation(clinic: Clinic, rng: np.random.Generator) -> dict[int, float]:
+    """A patient's deviation per structure: mostly the same on both sides."""
+    numbers = labels.intracranial_numbers()
+    names = sorted({structure(number) for number in numbers})
     shared = dict(zip(names, rng.standard_normal(len(names)), strict=True))
-    own = rng.standard_normal(len(anatomy.structures))
-    fluid = [labels.by_number()[number].tissue == "csf" for number in anatomy.structures]
-    sd = np.where(fluid, clinic.ventricle_spread, clinic.volume_spread)
-    both = np.array([shared[structure(number)] for number in anatomy.structures])
-    return np.asarray(sd * (np.sqrt(0.8) * both + np.sqrt(0.2) * own))
+    own = rng.standard_normal(len(numbers))
+    deviation = {}
+    for number, alone in zip(numbers, own, strict=True):
+        sd = clinic.ventricle_spread if labels.by_number()[number].tissue == "csf" else clinic.volume_spread
+        both = np.sqrt(SIDES_CORRELATION) * shared[structure(number)] + np.sqrt(1 - SIDES_CORRELATION) * alone
+        deviation[number] = float(sd * both)
+    return deviation
 
 
-def stream(seed: int, patient: int, purpose: int, scan: int = 0) -> np.random.Generator:
-    """Random numbers of one patient for one purpose."""
-    return np.random.default_rng([seed, patient, purpose, scan])
+def _orders(clinic: Clinic, index: int, visit: int) -> tuple[Order, ...]:
+    """Series of one visit: who has which follows the clinic's shares, what takes turns takes turns."""
+    # Later visits go on elsewhere in the sequence.
+    n = index + 1009 * (visit - 1)
+    orders: list[Order] = []
+    for position, planned in enumerate(clinic.series):
+        if even(clinic.seed, 2 + 2 * position, n) >= planned.share:
+            continue
+        earlier = [order for order in orders if order.kind in CONTRASTS]
+        options = _options(planned)
+        other = [o for o in options if all(o.kind != e.kind and o.orientation != e.orientation for e in earlier)]
+        if len({o.kind for o in options}) > 1 and other:
+            options = other
+        order = options[int(len(options) * even(clinic.seed, 3 + 2 * position, n))]
+        if earlier or order.kind not in COPIES:
+            orders.append(order)
+    return tuple(orders)
+
+
+def _options(planned: Planned) -> list[Order]:
+    """Everything a planned series may be."""
+    return [
+        Order(kind, orientation, spacing_mm, planned.coverage)
+        for kind in planned.kind
+        for orientation in {"CT": ("axial",), "MPRAGE": ("sagittal",)}.get(kind, planned.orientation)
+        for spacing_mm in planned.spacing_mm or (0.0,)
+    ]
+
+
+def even(seed: int, trait: int, n: int, group: int = 0) -> float:
+    """Term *n* of a sequence that covers [0, 1) evenly; another one for every trait and group."""
+    primes = [p for p in range(2, 1000) if all(p % q for q in range(2, int(p**0.5) + 1))]
+    start = stream(seed, 0, EVEN, trait, group).random()
+    return float((start + n * np.sqrt(primes[trait])) % 1)
+
+
+def stream(seed: int, patient: int, purpose: int, *parts: int) -> np.random.Generator:
+    """Random numbers of one patient for one purpose, and parts of it such as visit and series."""
+    return np.random.default_rng([seed, patient, purpose, *parts])
 
 
 def rotation(angles: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

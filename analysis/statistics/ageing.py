@@ -1,9 +1,10 @@
-"""Volumes against age: median trajectories with their confidence band, centiles, and linear fits.
+"""Volumes against age: median trajectories with their confidence band, centiles, everybody's own score, linear fits.
 
 Volumes are corrected for intracranial volume and sex by additive linear terms (to the mean ICV and to the mean of the
 sexes) that are fitted together with the age curve, a Laplace distribution whose median and log-scale are natural
 splines of age: Iglesias et al., Science Advances 2023, figure 2. The linear fits, with the same correction, are those
-of Iglesias et al., NeuroImage 2021, figure 11.
+of Iglesias et al., NeuroImage 2021, figure 11. With a reference group everything is fitted to its people alone, and
+everybody is scored.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .laplace import Array
+    from .laplace import Array, NaturalSpline
 
 CENTILES = (5, 25, 75, 95)
-#: A design whose least singular value is a smaller fraction of its largest cannot be fitted.
-LEAST_SINGULAR_VALUE = 1e-6
 CURVE_COLUMNS = ("structure", "age_years", "median_mm3", "low_mm3", "high_mm3", *(f"centile{c}_mm3" for c in CENTILES))
 SUMMARY_COLUMNS = (
     "structure",
@@ -33,11 +32,14 @@ SUMMARY_COLUMNS = (
     "pearson_r",
     "p_value",
     "peak_age_years",
+    "peak_low_years",
+    "peak_high_years",
     "icv_coefficient",
     "male_minus_female_mm3",
     "log_likelihood",
     "note",
 )
+SCORE_COLUMNS = ("structure", "age_years", "corrected_mm3", "centile", "z", "note")
 SOURCES = (
     "Iglesias et al., Science Advances 2023, doi 10.1126/sciadv.add3607 (figure 2: Laplace model with splines)",
     "Iglesias et al., NeuroImage 2021, doi 10.1016/j.neuroimage.2021.118206 (figure 11: linear fits)",
@@ -73,11 +75,69 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Model:
+    """Fitted distribution of one structure's volumes at every age.
+
+    Attributes
+    ----------
+    structure
+        Its name.
+    spline
+        Of median and log-scale.
+    median_mm3, log_scale
+        Their values at the knots.
+    effects
+        Change of the median per covariate (``icv`` in mm³ per mm³, ``sex`` in mm³, men minus women).
+    icv_mean_mm3
+        ICV to which volumes are corrected.
+    age_range_years
+        Youngest and oldest age that the model has seen.
+    sexes
+        Values of ``male`` that it has seen.
+    """
+
+    structure: str
+    spline: NaturalSpline
+    median_mm3: Array
+    log_scale: Array
+    effects: dict[str, float]
+    icv_mean_mm3: float
+    age_range_years: tuple[float, float]
+    sexes: tuple[float, ...]
+
+    def median(self, age_years: Array) -> Array:
+        """Median corrected volume (mm³) at some ages."""
+        return self.spline.design(age_years) @ self.median_mm3
+
+    def scale(self, age_years: Array) -> Array:
+        """Scale of the Laplace distribution (mm³) at some ages."""
+        import numpy as np
+
+        return np.asarray(np.exp(self.spline.design_held(age_years) @ self.log_scale))
+
+    def corrected(self, table: pd.DataFrame) -> Array:
+        """Volumes (mm³) at mean ICV and at the mean of the sexes."""
+        covariates = _covariates(table, list(self.effects), self.icv_mean_mm3)
+        return table[self.structure].to_numpy(dtype=float) - covariates @ list(self.effects.values())
+
+
+@dataclass(frozen=True)
 class StructureFit:
-    """What is found for one structure: rows of the two tables and what the figure shows."""
+    """What is found for one structure: rows of the tables and what the figure shows.
+
+    Attributes
+    ----------
+    summary, curve
+        Row and rows of the tables.
+    model
+        ``None`` where nothing could be fitted.
+    age_years, corrected_mm3
+        What was fitted to.
+    """
 
     summary: dict[str, Any]
     curve: pd.DataFrame
+    model: Model | None
     age_years: Array
     corrected_mm3: Array
 
@@ -87,17 +147,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("volumes", type=Path, metavar="VOLUMES.tsv", help="participant_id, session_id, [scan_id], "
                         "structure, volume_mm3; ICV is one of the structures")  # fmt: skip
     parser.add_argument("--participants", type=Path, required=True, metavar="TABLE.tsv",
-                        help="participant_id, [session_id], age_years, sex (M or F)")  # fmt: skip
+                        help="participant_id, [session_id], age_years, sex (M or F), [diagnosis]")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for tables, JSON and figure")
     parser.add_argument("--knots", type=int, default=Settings.knots, help="spline knots (default %(default)s), "
                         "at most a tenth of the participants are used")  # fmt: skip
     parser.add_argument("--replicates", type=int, default=Settings.replicates,
                         help="bootstrap replicates behind the confidence band (default %(default)s)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=Settings.seed, help="seed of the bootstrap (default %(default)s)")
+    parser.add_argument("--reference-group", metavar="DIAGNOSIS",
+                        help="fit to the people of this diagnosis alone and score everybody")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Fit all structures and write ``ageing_curves.tsv``, ``ageing_summary.tsv``, ``ageing.json``, ``ageing.png``."""
+    """Fit all structures; write ``ageing_{curves,summary,scores}.tsv``, ``ageing.json`` and ``ageing.png``."""
     import pandas as pd
 
     from analysis import tsv
@@ -110,16 +172,28 @@ def run(arguments: argparse.Namespace) -> None:
         raise ConfigurationError("--knots must be 2 or more, --replicates 100 or more")
     settings = Settings(knots=arguments.knots, replicates=arguments.replicates, seed=arguments.seed)
     volumes = cohort.read_volumes(arguments.volumes)
-    table, notes = cohort.with_people(volumes, cohort.read_people(arguments.participants))
-    fits = {name: fit_structure(table, name, settings) for name in cohort.structures(volumes)}
+    people = cohort.read_people(arguments.participants)
+    table, notes = cohort.with_people(volumes, people)
+    reference = table
+    if arguments.reference_group is not None:
+        check_group(people, arguments.reference_group, path=arguments.participants)
+        reference = table[table["diagnosis"] == arguments.reference_group]
+        notes.append(
+            f"Fitted to {cohort.counted(len(reference))} with the diagnosis {arguments.reference_group}; "
+            f"all {len(table)} are scored."
+        )
+    fits = {name: fit_structure(reference, name, settings) for name in cohort.structures(volumes)}
     out: Path = arguments.out
     curves = [fit.curve for fit in fits.values() if len(fit.curve)]
     tsv.write(pd.concat(curves) if curves else pd.DataFrame(columns=list(CURVE_COLUMNS)), out / "ageing_curves.tsv")
     tsv.write(
         pd.DataFrame([fit.summary for fit in fits.values()], columns=list(SUMMARY_COLUMNS)), out / "ageing_summary.tsv"
     )
-    figures.write(draw(fits), out / "ageing.png")
-    n_participants = int(table["participant_id"].nunique())
+    scores = [score(table, fit.model) for fit in fits.values() if fit.model]
+    keys = [key for key in cohort.KEYS if key in volumes]
+    tsv.write(pd.concat(scores) if scores else pd.DataFrame(columns=[*keys, *SCORE_COLUMNS]), out / "ageing_scores.tsv")
+    figures.write(draw(fits, table.drop(reference.index)), out / "ageing.png")
+    n_participants = int(reference["participant_id"].nunique())
     if not len(volumes):
         notes.append("There are no volumes.")
     elif n_participants // 10 < settings.knots:
@@ -134,21 +208,36 @@ def run(arguments: argparse.Namespace) -> None:
             "level": "scan" if "scan_id" in volumes else "session",
             "settings": asdict(settings),
             "n_rows_given": len(volumes),
-            "n_rows": len(table),
+            "n_rows": len(reference),
+            "reference_group": arguments.reference_group,
             "n_participants": n_participants,
             "notes": notes,
             "method": "Laplace regression by maximum likelihood, median and log-scale natural cubic splines of age "
-            "(knots at equally spaced quantiles from 5 to 95 %, scale "
-            "constant beyond), ICV and sex as linear terms of the median; band: "
-            "pointwise percentiles of a weighted bootstrap that draws participants with all their scans, correction "
-            "included; slope: least squares with age, ICV and sex, standard error by the jackknife over participants.",
+            "(knots at equally spaced quantiles from 5 to 95 %, scale constant beyond), ICV and sex as linear terms of "
+            "the median; band: pointwise percentiles of a weighted bootstrap that draws participants with all their "
+            "scans, correction included, expanded for few participants (Hesterberg, American Statistician 2015); "
+            "peak: age of the largest median, its interval from the same bootstrap; centile: of the volume in the "
+            "fitted distribution at its age, z: the normal quantile of that; slope: least squares with age, ICV and "
+            "sex, standard error by the jackknife over participants.",
             "sources": list(SOURCES),
         },
     )
     fitted = sum(1 for fit in fits.values() if len(fit.curve))
-    print(f"ageing: {fitted} of {len(fits)} structures, {len(table)} rows, {n_participants} participants → {out}")
+    print(f"ageing: {fitted} of {len(fits)} structures, {len(reference)} rows, {n_participants} participants → {out}")
     for note in notes:
         print(f"  {note}")
+
+
+def check_group(people: pd.DataFrame, diagnosis: str, *, path: Path) -> None:
+    """Raise :class:`DataError` if nobody has the diagnosis."""
+    from analysis import tsv
+    from analysis.errors import DataError
+
+    if "diagnosis" not in people:
+        raise DataError(f"{path}: lacks the column diagnosis, which --reference-group needs")
+    found = sorted(set(people["diagnosis"]) - {"", tsv.MISSING})
+    if diagnosis not in found:
+        raise DataError(f"{path}: nobody has the diagnosis {diagnosis!r}; there are: {', '.join(found) or 'none'}")
 
 
 def knots_for(n_participants: int, wanted: int) -> int:
@@ -171,7 +260,7 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
     import numpy as np
     import pandas as pd
 
-    from . import cohort, laplace
+    from . import cohort, laplace, linear
 
     by_icv = structure != cohort.ICV
     needed = [structure, *([cohort.ICV] if by_icv and cohort.ICV in table else [])]
@@ -186,29 +275,38 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
         "n_scans": len(used),
         "n_participants": len(people),
     }
-    reason = _why_not(used, structure, settings)
+    reason = why_not(used, structure, settings)
     if not reason:
-        names, covariates = _covariates(used, by_icv=by_icv)
+        names, covariates, icv_mean_mm3 = covariates_of(used, structure)
         spline = laplace.NaturalSpline.at_quantiles(age, knots_for(len(people), settings.knots))
         basis, scale_basis = spline.design(age), spline.design_held(age)
         k = basis.shape[1]
         design = np.column_stack([basis, covariates])
-        if not _is_full_rank(design):
+        if not linear.is_full_rank(design):
             reason = f"too few different ages for a curve of {k} knots; lower --knots (in a study ageing.knots)"
     if reason:
         summary["note"] = "; ".join([f"not fitted: {reason}", *remarks])
-        return StructureFit(summary, pd.DataFrame(columns=list(CURVE_COLUMNS)), age, y)
+        return StructureFit(summary, pd.DataFrame(columns=list(CURVE_COLUMNS)), None, age, y)
 
     fit = laplace.fit(y, design, scale_basis)
     rng = np.random.default_rng(settings.seed)
     weights = laplace.cluster_weights(groups, settings.replicates, rng)
     replicates = laplace.fit(y, design, scale_basis, weights=weights, start=fit)
-
+    model = Model(
+        structure=structure,
+        spline=spline,
+        median_mm3=fit.location[0, :k],
+        log_scale=fit.log_scale[0],
+        effects=dict(zip(names, fit.location[0, k:].tolist(), strict=True)),
+        icv_mean_mm3=icv_mean_mm3,
+        age_range_years=(float(age.min()), float(age.max())),
+        sexes=tuple(used["male"].dropna().unique()),
+    )
     grid = np.arange(np.ceil(age.min()), np.floor(age.max()) + 1)
-    at_grid = spline.design(grid)
-    median, scale = at_grid @ fit.location[0, :k], np.exp(spline.design_held(grid) @ fit.log_scale[0])
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(replicates.location[:, :k] @ at_grid.T, [tail, 1 - tail], axis=0)
+    median, scale = model.median(grid), model.scale(grid)
+    medians = replicates.location[:, :k] @ spline.design(grid).T
+    tail = laplace.expanded_tail(settings.confidence, n_clusters=len(people), n_parameters=design.shape[1])
+    low, high = np.quantile(medians, [tail, 1 - tail], axis=0)
     curve = pd.DataFrame(
         {
             "structure": structure,
@@ -222,29 +320,76 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
     top = int(np.argmax(median))
     if top in (0, len(grid) - 1):
         remarks.append(f"no peak: largest at the {'youngest' if top == 0 else 'oldest'} age")
-    terms = dict(zip(names, fit.location[0, k:], strict=True))
+        peak = peak_low = peak_high = np.nan
+    else:
+        peak = grid[top]
+        peak_low, peak_high = np.quantile(grid[medians.argmax(axis=1)], [tail, 1 - tail], method="inverted_cdf")
+        if (peak_low, peak_high) == (grid[0], grid[-1]):
+            remarks.append("no clear peak: its interval is all ages")
     summary |= {
         "knots": k,
-        **_linear_fit(y, age, covariates, groups, settings.confidence),
-        "peak_age_years": np.nan if top in (0, len(grid) - 1) else grid[top],
-        "icv_coefficient": terms.get("icv", np.nan),
-        "male_minus_female_mm3": terms.get("sex", np.nan),
+        **linear.fit(y, age, covariates=covariates, groups=groups, confidence=settings.confidence),
+        "peak_age_years": peak,
+        "peak_low_years": peak_low,
+        "peak_high_years": peak_high,
+        "icv_coefficient": model.effects.get("icv", np.nan),
+        "male_minus_female_mm3": model.effects.get("sex", np.nan),
         "log_likelihood": laplace.log_likelihood(y, design @ fit.location[0], scale_basis @ fit.log_scale[0]),
         "note": "; ".join(remarks),
     }
-    return StructureFit(summary, curve, age, y - covariates @ fit.location[0, k:])
+    return StructureFit(summary, curve, model, age, model.corrected(used))
 
 
-def _why_not(used: pd.DataFrame, structure: str, settings: Settings) -> str:
+def score(table: pd.DataFrame, model: Model) -> pd.DataFrame:
+    """Where everybody's volume lies in the fitted distribution at their age.
+
+    Parameters
+    ----------
+    table
+        As :func:`fit_structure` takes it.
+    model
+        The fitted distribution.
+
+    Returns
+    -------
+    The keys and :data:`SCORE_COLUMNS`, a row per volume: the corrected volume, its centile, and ``z``, the quantile of
+    the standard normal distribution at that centile. Of an age or sex that the model has not seen, both are NaN and
+    the note says so.
+    """
+    import numpy as np
+
+    from . import cohort, laplace
+
+    needed = [model.structure, *([cohort.ICV] if "icv" in model.effects else [])]
+    used = table.dropna(subset=needed)
+    age, corrected = used["age_years"].to_numpy(dtype=float), model.corrected(used)
+    standardised = (corrected - model.median(age)) / model.scale(age)
+    youngest, oldest = model.age_range_years
+    notes = np.full(len(used), "", dtype=object)
+    if model.sexes:
+        notes[~used["male"].isin(model.sexes).to_numpy()] = "nobody of this sex in the reference"
+    notes[(age < youngest) | (age > oldest)] = f"age outside the reference's {youngest:.3g} to {oldest:.3g} years"
+    known = notes == ""
+    keys = [key for key in cohort.KEYS if key in used]
+    return used[keys].assign(
+        structure=model.structure,
+        age_years=age,
+        corrected_mm3=corrected,
+        centile=np.where(known, 100 * laplace.probability(standardised), np.nan),
+        z=np.where(known, laplace.normal_score(standardised), np.nan),
+        note=notes,
+    )
+
+
+def why_not(used: pd.DataFrame, structure: str, settings: Settings) -> str:
     """Why these rows cannot be fitted; empty if they can."""
     import numpy as np
 
-    from . import cohort
+    from . import cohort, linear
 
     volume, age = used[structure].to_numpy(dtype=float), used["age_years"].to_numpy(dtype=float)
     n_participants = used["participant_id"].nunique()
-    by_icv = structure != cohort.ICV
-    if by_icv and cohort.ICV not in used:
+    if structure != cohort.ICV and cohort.ICV not in used:
         return "the table has no ICV to correct for"
     if n_participants < settings.minimum_participants:
         return f"{n_participants} participants, {settings.minimum_participants} are the least"
@@ -252,75 +397,53 @@ def _why_not(used: pd.DataFrame, structure: str, settings: Settings) -> str:
         return f"ages span {np.ptp(age):.3g} years, {settings.minimum_range_years:g} are the least"
     if not np.median(np.abs(volume - np.median(volume))) > 0:
         return "more than half of the volumes are the same"
-    design = np.column_stack([np.ones_like(age), age, _covariates(used, by_icv=by_icv)[1]])
-    if not _is_full_rank(design):
+    design = np.column_stack([np.ones_like(age), age, covariates_of(used, structure)[1]])
+    if not linear.is_full_rank(design):
         return "age, ICV and sex cannot be told apart"
     return ""
 
 
-def _covariates(used: pd.DataFrame, *, by_icv: bool) -> tuple[list[str], Array]:
-    """ICV from its mean (mm³) and sex from the mean of the sexes (−½ F, ½ M); a constant one is left out."""
+def covariates_of(used: pd.DataFrame, structure: str) -> tuple[list[str], Array, float]:
+    """What a structure is corrected for; a constant covariate is left out, and ICV for itself.
+
+    Returns
+    -------
+    Names; columns, shape (n, names): ICV from its mean (mm³), sex from the mean of the sexes (−½ F, ½ M); and that
+    mean ICV, NaN without it.
+    """
     import numpy as np
 
     from . import cohort
 
-    found: dict[str, Any] = {}
-    if by_icv and np.ptp(used[cohort.ICV]) > 0:
-        found["icv"] = (used[cohort.ICV] - used[cohort.ICV].mean()).to_numpy(dtype=float)
+    names: list[str] = []
+    icv_mean_mm3 = np.nan
+    if structure != cohort.ICV and np.ptp(used[cohort.ICV]) > 0:
+        names.append("icv")
+        icv_mean_mm3 = float(used[cohort.ICV].mean())
     if used["male"].notna().all() and used["male"].nunique() == 2:
-        found["sex"] = used["male"].to_numpy(dtype=float) - 0.5
-    return list(found), np.column_stack([*found.values()]) if found else np.empty((len(used), 0))
+        names.append("sex")
+    return names, _covariates(used, names, icv_mean_mm3), icv_mean_mm3
 
 
-def _is_full_rank(design: Array) -> bool:
-    """Whether the columns can be told apart, also after squaring (normal equations)."""
+def _covariates(table: pd.DataFrame, names: list[str], icv_mean_mm3: float) -> Array:
     import numpy as np
 
-    return bool(np.linalg.matrix_rank(_comparable(design), rtol=LEAST_SINGULAR_VALUE) == design.shape[1])
+    from . import cohort
+
+    columns = {
+        "icv": lambda: table[cohort.ICV].to_numpy(dtype=float) - icv_mean_mm3,
+        "sex": lambda: table["male"].to_numpy(dtype=float) - 0.5,
+    }
+    return np.column_stack([columns[name]() for name in names]) if names else np.empty((len(table), 0))
 
 
-def _comparable(columns: Array) -> Array:
-    """Columns of one size, so that mm³ do not drown years."""
-    import numpy as np
+def draw(fits: dict[str, StructureFit], others: pd.DataFrame) -> Any:
+    """Small multiples of the main structures: corrected volumes, centiles, median and its band.
 
-    largest = np.abs(columns).max(axis=0, initial=0)
-    return columns / np.where(largest > 0, largest, 1)
-
-
-def _linear_fit(y: Array, age: Array, covariates: Array, groups: Any, confidence: float) -> dict[str, float]:
-    """Slope of the corrected volume on age, its interval and p (t, participants − 1 degrees of freedom), Pearson's r.
-
-    The standard error is the jackknife over participants (CR3: Bell & McCaffrey, Survey Methodology 2002), honest with
-    several scans per participant and unequal scatter: each participant's residuals e_g become (I − H_gg)⁻¹ e_g.
+    ``others`` are the rows that were scored only.
     """
     import numpy as np
-    from scipy import stats
 
-    design = np.column_stack([np.ones_like(age), age - age.mean(), _comparable(covariates)])
-    coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
-    residual = y - design @ coefficients
-    bread = np.linalg.pinv(design.T @ design)
-    n_groups = int(groups.max()) + 1
-    scores = np.empty((n_groups, design.shape[1]))
-    for group in range(n_groups):
-        rows = groups == group
-        leverage = design[rows] @ bread @ design[rows].T
-        scores[group] = design[rows].T @ np.linalg.pinv(np.eye(len(leverage)) - leverage) @ residual[rows]
-    variance = (n_groups - 1) / n_groups * bread @ scores.T @ scores @ bread
-    slope, error = coefficients[1], np.sqrt(variance[1, 1])
-    reach = stats.t.ppf((1 + confidence) / 2, n_groups - 1) * error
-    corrected = y - design[:, 2:] @ coefficients[2:]
-    return {
-        "slope_mm3_per_year": float(slope),
-        "slope_low_mm3_per_year": float(slope - reach),
-        "slope_high_mm3_per_year": float(slope + reach),
-        "pearson_r": float(np.corrcoef(corrected, age)[0, 1]),
-        "p_value": float(2 * stats.t.sf(abs(slope / error), n_groups - 1)),
-    }
-
-
-def draw(fits: dict[str, StructureFit]) -> Any:
-    """Small multiples of the main structures: corrected volumes, centiles, median and its band."""
     from . import figures
 
     fitted = [name for name, fit in fits.items() if len(fit.curve)]
@@ -332,8 +455,13 @@ def draw(fits: dict[str, StructureFit]) -> Any:
     for axis, name in zip(axes, names, strict=True):
         fit, curve = fits[name], fits[name].curve
         age = curve["age_years"]
-        axis.scatter(fit.age_years, fit.corrected_mm3 / 1000, s=7, color=figures.GREY, alpha=0.45, linewidths=0,
-                     label="one volume")  # fmt: skip
+        corrected = [fit.corrected_mm3]
+        if len(others) and fit.model:
+            corrected.append(fit.model.corrected(others))
+            axis.scatter(others["age_years"], corrected[1] / 1000, s=9, color=figures.VERMILION, alpha=0.6, zorder=2.5,
+                         linewidths=0, label="one volume, not of the reference")  # fmt: skip
+        axis.scatter(fit.age_years, fit.corrected_mm3 / 1000, s=9, color=figures.GREY, alpha=0.6, zorder=2.5,
+                     linewidths=0, label="one volume")  # fmt: skip
         for outer, inner in ((5, 95), (25, 75)):
             for centile in (outer, inner):
                 axis.plot(age, curve[f"centile{centile}_mm3"] / 1000, color=figures.ORANGE, lw=0.8,
@@ -342,9 +470,10 @@ def draw(fits: dict[str, StructureFit]) -> Any:
         axis.fill_between(age, curve["low_mm3"] / 1000, curve["high_mm3"] / 1000, color=figures.BLUE, alpha=0.3, lw=0,
                           label="95 % confidence of the median")  # fmt: skip
         axis.plot(age, curve["median_mm3"] / 1000, color=figures.BLUE, lw=1.6, label="median")
-        shown = [fit.corrected_mm3.min(), fit.corrected_mm3.max(), curve["low_mm3"].min(), curve["high_mm3"].max()]
-        margin = 0.05 * (max(shown) - min(shown))
-        axis.set_ylim((min(shown) - margin) / 1000, (max(shown) + margin) / 1000)
+        shown = np.concatenate([*corrected, curve["low_mm3"], curve["high_mm3"]])
+        bottom, top = np.nanmin(shown), np.nanmax(shown)
+        margin = 0.05 * (top - bottom)
+        axis.set_ylim((bottom - margin) / 1000, (top + margin) / 1000)
         axis.set_title(figures.readable(name), fontsize=9.5)
     figure.supxlabel("age (years)", fontsize=9)
     figure.supylabel("volume corrected for ICV and sex (ml)", fontsize=9)

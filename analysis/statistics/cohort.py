@@ -15,12 +15,21 @@ from synthsr import labels
 #: Columns that say whose volume it is; the last is absent at session level.
 KEYS = ("participant_id", "session_id", "scan_id")
 ICV = "ICV"
+#: Columns by which a hospital's table may know people; their content never leaves the private tables.
+PRIVATE_KEYS = ("study_uid", "patient_id")
 #: Ages outside are taken for typing errors (years).
 PLAUSIBLE_AGE_YEARS = (0.0, 120.0)
 _SIDES = ("Left-", "Right-")
 
 
 def read_volumes(path: Path, *, keys: Sequence[str] = KEYS[:2]) -> pd.DataFrame:
+    """Read a long table of volumes, as :func:`read_sided_volumes`, with both sides added up (:func:`add_sides`)."""
+    wide = read_sided_volumes(path, keys=keys)
+    present = [column for column in (*keys, *KEYS[2:]) if column in wide]
+    return add_sides(wide.set_index(present)).reset_index()
+
+
+def read_sided_volumes(path: Path, *, keys: Sequence[str] = KEYS[:2]) -> pd.DataFrame:
     """Read a long table of volumes and spread it.
 
     Parameters
@@ -32,8 +41,8 @@ def read_volumes(path: Path, *, keys: Sequence[str] = KEYS[:2]) -> pd.DataFrame:
 
     Returns
     -------
-    One row per scan (or session), the keys first, then a column per structure in mm³ as :func:`add_sides` leaves
-    them. What is missing, infinite or negative is NaN.
+    One row per scan (or session), the keys first, then a column per structure in mm³, left and right apart. What is
+    missing, infinite or negative is NaN.
 
     Raises
     ------
@@ -47,7 +56,7 @@ def read_volumes(path: Path, *, keys: Sequence[str] = KEYS[:2]) -> pd.DataFrame:
     table["volume_mm3"] = np.where(np.isfinite(values) & (values >= 0), values, np.nan)
     wide = table.pivot(index=present, columns="structure", values="volume_mm3")
     wide.columns.name = None
-    return add_sides(wide).reset_index()
+    return wide.reset_index()
 
 
 def add_sides(wide: pd.DataFrame) -> pd.DataFrame:
@@ -80,12 +89,12 @@ def structures(wide: pd.DataFrame) -> list[str]:
 
 
 def read_people(path: Path) -> pd.DataFrame:
-    """Read ages and sexes.
+    """Read ages and sexes, and diagnoses where there are some.
 
     Returns
     -------
-    ``participant_id``, ``session_id`` where the file has it, ``age_years`` (NaN if missing or implausible) and
-    ``male`` (1, 0, or NaN for anything but M and F).
+    ``participant_id``, ``session_id`` where the file has it, ``age_years`` (NaN if missing or implausible), ``male``
+    (1, 0, or NaN for anything but M and F), and ``diagnosis`` where the file has it.
 
     Raises
     ------
@@ -101,8 +110,66 @@ def read_people(path: Path) -> pd.DataFrame:
             **{key: table[key] for key in keys},
             "age_years": table["age_years"].where(table["age_years"].between(low, high)),
             "male": table["sex"].str.strip().str.upper().map({"M": 1.0, "F": 0.0}).astype(float),
+            **{key: table[key].str.strip() for key in ("diagnosis",) if key in table},
         }
     )
+
+
+def read_keyed(
+    path: Path, *, columns: Sequence[str], numbers: Sequence[str] = (), links: Path | None = None
+) -> pd.DataFrame:
+    """Read a table about participants or sessions, known by the study's names for them or by the hospital's.
+
+    Parameters
+    ----------
+    path
+        Table with ``participant_id`` [, ``session_id``] or one of :data:`PRIVATE_KEYS`, and ``columns``.
+    columns
+        What it tells.
+    numbers
+        Those of the columns that are numbers.
+    links
+        Table of ``participant_id``, ``session_id`` and the private keys. With it a private key counts before
+        ``participant_id``, which may be another system's.
+
+    Returns
+    -------
+    ``participant_id``, ``session_id`` where it is known, and ``columns``; no private key survives.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, a number is text, or somebody has two rows.
+    """
+    table = tsv.read(path, columns=columns, numbers=numbers)
+    private = next((key for key in PRIVATE_KEYS if key in table), None) if links is not None else None
+    if links is not None and private is not None:
+        check_unique(table, [private], path)
+        known = tsv.read(links, columns=(*KEYS[:2], private))[[*KEYS[:2], private]]
+        check_unique(known, KEYS[:2], links)
+        return known.merge(table[[private, *columns]], on=private).drop(columns=private)
+    keys = [key for key in KEYS[:2] if key in table]
+    if "participant_id" not in keys:
+        raise DataError(
+            f"{path}: needs a column participant_id; or study_uid or patient_id, and --links a table of that column, "
+            f"participant_id and session_id. It has {', '.join(table.columns)}"
+        )
+    check_unique(table, keys, path)
+    return table[[*keys, *columns]]
+
+
+def per_participant(table: pd.DataFrame, by: Sequence[str] = KEYS[:1]) -> pd.DataFrame:
+    """Median over each participant's rows of every volume, of age and of sex (unknown where rows contradict).
+
+    Returns
+    -------
+    One row per participant, or per combination of ``by``, which becomes the index.
+    """
+    names = [*structures(table.drop(columns=[*by, "diagnosis"], errors="ignore"))]
+    medians = table.groupby(list(by))[names].median()
+    if "male" in medians:
+        medians["male"] = medians["male"].where(medians["male"].isin([0, 1]))
+    return medians
 
 
 def with_people(volumes: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -135,10 +202,11 @@ def counted(number: int) -> str:
 
 
 def check_unique(table: pd.DataFrame, keys: Sequence[str], path: Path) -> None:
-    """Raise :class:`DataError` naming the first row that repeats an earlier one's keys."""
+    """Raise :class:`DataError` naming the first row that repeats an earlier one's keys; private ones by line alone."""
     repeated = table.duplicated(list(keys))
     if repeated.any():
         row = int(repeated.to_numpy().argmax())
         first = int((table[list(keys)] == table.loc[row, list(keys)]).all(axis=1).to_numpy().argmax())
-        what = ", ".join(f"{key} {text}" for key, text in table.loc[row, list(keys)].astype(str).items())
+        texts = table.loc[row, list(keys)].astype(str).items()
+        what = ", ".join(f"the same {key}" if key in PRIVATE_KEYS else f"{key} {text}" for key, text in texts)
         raise DataError(f"{path}: lines {first + 2} and {row + 2} are both for {what}; leave one of them")

@@ -51,9 +51,9 @@ def main_structures(present: list[str]) -> list[str]:
 
 
 def readable(structure: str) -> str:
-    """``Cerebral-White-Matter`` → ``Cerebral white matter``."""
+    """``Cerebellum-White-Matter`` → ``Cerebellar white matter``."""
     words = structure.replace("Inf-Lat-Vent", "Inferior-Lateral-Ventricle").replace("VentralDC", "Ventral-Diencephalon")
-    words = words.replace("-", " ")
+    words = words.replace("Cerebellum-", "Cerebellar-").replace("-", " ")
     return words if words.isupper() else words[:1].upper() + words[1:].lower()
 
 

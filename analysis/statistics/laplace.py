@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special, stats
 from scipy.interpolate import CubicSpline
 
 Array = npt.NDArray[np.floating[Any]]
@@ -99,6 +100,17 @@ def quantile(probability: float, median: Array, scale: Array) -> Array:
     return median + factor * scale
 
 
+def probability(standardised: Array) -> Array:
+    """Share of the distribution below ``standardised`` = (y − m) / s."""
+    tail = 0.5 * np.exp(-np.abs(standardised))
+    return np.where(standardised < 0, tail, 1 - tail)
+
+
+def normal_score(standardised: Array) -> Array:
+    """Quantile of the standard normal distribution at :func:`probability`, finite however far out."""
+    return np.asarray(np.copysign(special.ndtri_exp(np.log(0.5) - np.abs(standardised)), standardised))
+
+
 def fit(
     y: Array, location: Array, log_scale: Array, *, weights: Array | None = None, start: LaplaceFit | None = None
 ) -> LaplaceFit:
@@ -130,28 +142,33 @@ def fit(
         scale = max(float(np.mean(np.abs(y - location @ beta))), LEAST_SCALE * unit)
         start = LaplaceFit(beta[None], np.full((1, log_scale.shape[1]), np.log(scale)))
     n_sets, p, q = len(weights), location.shape[1], log_scale.shape[1]
-    found = LaplaceFit(np.repeat(start.location, n_sets, axis=0), np.repeat(start.log_scale, n_sets, axis=0))
+    beta, gamma = np.repeat(start.location, n_sets, axis=0), np.repeat(start.log_scale, n_sets, axis=0)
+    found = LaplaceFit(beta.copy(), gamma.copy())
     prior = PRIOR_OBSERVATIONS * (np.eye(q) - 1 / q)
     information = np.linalg.inv((weights @ _outer(log_scale)).reshape(-1, q, q) + prior)
     outer_location = _outer(location)
     typical = float(np.exp(np.mean(start.log_scale)))
     epsilon = KINK * typical
     running = np.arange(n_sets)
+    median = beta @ location.T
+    rounded = np.sqrt((y - median) ** 2 + epsilon**2)
     for _ in range(MAX_ITERATIONS):
-        beta, gamma, weight = found.location[running], found.log_scale[running], weights[running]
-        before = beta @ location.T
         precision = np.exp(-gamma @ log_scale.T)
-        pull = weight * precision / np.sqrt((y - before) ** 2 + epsilon**2)
+        pull = weights * precision / rounded
         normal = (pull @ outer_location).reshape(-1, p, p)
         beta = np.linalg.solve(normal, ((pull * y) @ location)[..., None])[..., 0]
-        median = beta @ location.T
-        slope = (weight * (np.sqrt((y - median) ** 2 + epsilon**2) * precision - 1)) @ log_scale - gamma @ prior
-        step = np.clip(np.einsum("rij,rj->ri", information[running], slope), -1, 1)
-        found.location[running], found.log_scale[running] = beta, gamma + step
-        moved = np.maximum(np.abs(median - before).max(axis=1) / typical, np.abs(step).max(axis=1))
-        running = running[moved > TOLERANCE]
-        if not len(running):
+        before, median = median, beta @ location.T
+        rounded = np.sqrt((y - median) ** 2 + epsilon**2)
+        slope = (weights * (rounded * precision - 1)) @ log_scale - gamma @ prior
+        step = np.clip(np.einsum("rij,rj->ri", information, slope), -1, 1)
+        gamma = gamma + step
+        found.location[running], found.log_scale[running] = beta, gamma
+        moved = np.maximum(np.abs(median - before).max(axis=1) / typical, np.abs(step).max(axis=1)) > TOLERANCE
+        if not moved.any():
             break
+        if not moved.all():
+            running, gamma, weights, information = running[moved], gamma[moved], weights[moved], information[moved]
+            median, rounded = median[moved], rounded[moved]
     return found
 
 
@@ -164,6 +181,17 @@ def cluster_weights(groups: npt.NDArray[np.int64], replicates: int, rng: np.rand
     draws = rng.exponential(size=(replicates, int(groups.max()) + 1))
     weights = draws[:, groups]
     return np.asarray(weights / weights.mean(axis=1, keepdims=True), dtype=float)
+
+
+def expanded_tail(confidence: float, *, n_clusters: int, n_parameters: int) -> float:
+    r"""Percentile of bootstrap replicates that bounds a confidence interval from below, honest with few clusters.
+
+    Plain percentiles are too narrow, as residuals are and as the normal distribution is against Student's:
+    :math:`\Phi(-\sqrt{n / (n - p)}\; t_{n - p})`, Hesterberg, American Statistician 2015, section 4, there for p = 1.
+    """
+    left = n_clusters - n_parameters
+    reach = np.sqrt(n_clusters / left) * stats.t.ppf((1 + confidence) / 2, left)
+    return float(stats.norm.cdf(-reach))
 
 
 def _outer(design: Array) -> Array:

@@ -58,6 +58,32 @@ class ClearSlices(Step):
 
 
 @dataclass(frozen=True)
+class DropChannels(Step):
+    """Scans that a session lacks: their channels are zero, and so are their reliability maps. One is always left.
+
+    Attributes
+    ----------
+    probability
+        Chance per channel; if all were to go, one of them, each as likely, stays.
+    """
+
+    probability: float = 0.3
+
+    def sample(self, rng: np.random.Generator, channels: int) -> Draw:
+        """1 for the channels that stay, else 0, shape (channels,)."""
+        kept = 1 - happens(rng, self.probability, channels)
+        if not kept.any():
+            kept[rng.integers(channels)] = 1
+        return {"kept": kept}
+
+    def apply(self, images: Tensor, draws: Sequence[Draw], scene: Scene) -> Tensor:
+        """Set to zero."""
+        kept = per_channel(stacked(draws, "kept", images))
+        scene.reliability = kept * (torch.ones_like(images) if scene.reliability is None else scene.reliability)
+        return images * kept
+
+
+@dataclass(frozen=True)
 class SkullStrip(Step):
     """Everything outside the brain removed, as some archives do; the mask is a little too large or too small.
 

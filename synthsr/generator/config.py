@@ -33,6 +33,7 @@ from .steps import Step
 #: Every step by the name it has in configurations.
 STEPS: dict[str, type[Step]] = {
     "mixture": steps.Mixture,
+    "real_scan": steps.RealScan,
     "bias": steps.Bias,
     "attenuation": steps.Attenuation,
     "normalise": steps.Normalise,
@@ -43,6 +44,7 @@ STEPS: dict[str, type[Step]] = {
     "acquire": steps.Acquire,
     "realign": steps.Realign,
     "cut_field_of_view": steps.CutFieldOfView,
+    "drop_channels": artefacts.DropChannels,
     "clear_slices": artefacts.ClearSlices,
     "skull_strip": artefacts.SkullStrip,
     "rician_noise": artefacts.RicianNoise,
@@ -129,6 +131,10 @@ def read_config(values: Mapping[str, Any] | None = None, *, where: str = "genera
         isinstance(step, steps.Misalign) for step in config.steps
     ):
         raise ConfigurationError(f"{where}.steps: misalign and realign belong together; list both or neither")
+    if config.target.kind == "channel" and any(isinstance(step, artefacts.DropChannels) for step in config.steps):
+        raise ConfigurationError(
+            f"{where}.steps: drop_channels may take away the channel that target.kind is to restore"
+        )
     return config
 
 

@@ -6,7 +6,9 @@ random appearance, while the regression target shows healthy tissue.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,19 @@ from scipy import ndimage
 from torch import Tensor
 
 from .. import io, labels
-from ..errors import DataError
+from ..errors import ConfigurationError, DataError
 from . import deformation
 from .steps import upsampled
 
 Array = npt.NDArray[np.float64]
 #: Control points per axis of the noise that roughens a random shape.
 ROUGHNESS_POINTS = 6
+#: A random shape ends here, in radii: where noise of full strength has taken all it can.
+REACH_RADII = 1.75
 #: Lesion masks smaller than this are specks of the segmentation.
 MINIMUM_MASK_MM3 = 10
+#: Places drawn for a lesion, of which the first in brain tissue is taken.
+PLACES = 64
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,8 @@ class Lesions:
     roughness
         Departure of a random shape from a ball, 0 to 1, U(low, high).
     masks
-        Folder of binary lesion masks (NIfTI, 1 mm); their connected parts are used beside random shapes.
+        Binary lesion masks (NIfTI or MGH, 1 mm), their connected parts used beside random shapes: folders, or patterns
+        such as ``$DATA/*/lesion*.nii.gz`` (``**`` for folders of any depth); one or a list.
     mask_probability
         Chance that a lesion is one of the masks, when there are any.
     rotation_deg, scaling
@@ -55,7 +62,7 @@ class Lesions:
     number: tuple[int, int] = (1, 8)
     volume_mm3: tuple[float, float] = (30.0, 60_000.0)
     roughness: tuple[float, float] = (0.2, 0.7)
-    masks: Path | None = None
+    masks: tuple[Path, ...] = ()
     mask_probability: float = 0.5
     rotation_deg: float = 180.0
     scaling: float = 0.3
@@ -72,7 +79,7 @@ class LesionSource:
 
     def __init__(self, config: Lesions) -> None:
         self.config = config
-        self.shapes = [] if config.masks is None else read_masks(config.masks)
+        self.shapes = read_masks(config.masks)
         rows = labels.table()
         self._brain = torch.tensor([label.tissue in ("white", "grey", "deep_grey") for label in rows])
         # CSF around and within the brain may be covered by a lesion that starts in tissue, bone and skin may not.
@@ -81,7 +88,7 @@ class LesionSource:
         self._lesion = torch.tensor([right if label.side == "right" else left for label in rows])
 
     def sample(self, rng: np.random.Generator) -> list[dict[str, Any]]:
-        """Draw the lesions of one image: shape, size, turn, and the share of brain voxels before its place."""
+        """Draw the lesions of one image: shape, size, turn, and places in shares of the field of view."""
         c = self.config
         if rng.random() >= c.probability:
             return []
@@ -98,7 +105,7 @@ class LesionSource:
             "field": rng.standard_normal((ROUGHNESS_POINTS,) * 3),
             "turn": deformation.rotation_matrix(rng.uniform(-c.rotation_deg, c.rotation_deg, 3))
             / (1 + rng.uniform(-c.scaling, c.scaling)),
-            "place": float(rng.random()),
+            "places": rng.random((PLACES, 3)),
         }
 
     def apply(self, index: Tensor, lesions: list[dict[str, Any]], voxel_size_mm: float) -> Tensor:
@@ -117,31 +124,31 @@ class LesionSource:
         -------
         A new map in which lesion voxels hold the position of label 25, or 57 in the right half of the brain.
         """
+        brain, allowed, number = (part.to(index.device) for part in (self._brain, self._allowed, self._lesion))
         result = index.clone()
         for lesion in lesions:
-            tissue = torch.nonzero(self._brain.to(index.device)[index].reshape(-1)).flatten()
-            if not tissue.numel():
-                return result
-            centre = int(tissue[int(lesion["place"] * tissue.numel())])
-            voxel = np.unravel_index(centre, index.shape)
+            places = torch.as_tensor(lesion["places"] * index.shape, device=index.device).long()
+            within = torch.nonzero(brain[index[places.unbind(1)]]).flatten()
+            if not within.numel():
+                continue
+            voxel = places[within[0]].tolist()
             window = self._window(lesion, voxel, index.shape, voxel_size_mm)
-            region, under = result[window], index[window]
-            inside = self._shape(lesion, voxel, window, voxel_size_mm, index.device)
-            inside &= self._allowed.to(index.device)[under]
-            region[inside] = self._lesion.to(index.device)[under][inside]
+            under = index[window]
+            inside = self._shape(lesion, voxel, window, voxel_size_mm, index.device) & allowed[under]
+            result[window] = torch.where(inside, number[under], result[window])
         return result
 
     def _window(self, lesion: dict[str, Any], voxel: Any, shape: Any, voxel_size_mm: float) -> tuple[slice, ...]:
         """Box about a lesion's centre that holds all of it."""
         if lesion["mask"] is None:
-            reach = 2 * lesion["radius_mm"]
+            reach_mm = np.full(3, REACH_RADII * lesion["radius_mm"])
         else:
-            stretch = 1 / np.linalg.norm(lesion["turn"][0])
-            reach = stretch * np.linalg.norm(self.shapes[lesion["mask"]].shape) / 2
-        half = int(np.ceil(reach / voxel_size_mm))
+            corner = np.array(self.shapes[lesion["mask"]].shape) / 2
+            reach_mm = np.abs(np.linalg.inv(lesion["turn"])) @ corner
+        half = np.ceil(reach_mm / voxel_size_mm).astype(int)
         return tuple(
-            slice(max(int(at) - half, 0), min(int(at) + half + 1, length))
-            for at, length in zip(voxel, shape, strict=True)
+            slice(max(at - reach, 0), min(at + reach + 1, length))
+            for at, reach, length in zip(voxel, half.tolist(), shape, strict=True)
         )
 
     def _shape(
@@ -149,45 +156,81 @@ class LesionSource:
     ) -> Tensor:
         """Voxels of the window that the lesion covers, bool."""
         axes = [
-            (torch.arange(part.start, part.stop, device=device, dtype=torch.float32) - float(at)) * voxel_size_mm
+            (torch.arange(part.start, part.stop, device=device, dtype=torch.float32) - at) * voxel_size_mm
             for part, at in zip(window, voxel, strict=True)
         ]
-        place = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-        turn = torch.as_tensor(lesion["turn"], dtype=torch.float32, device=device)
+        x, y, z = axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
         if lesion["mask"] is not None:
-            mask = torch.from_numpy(self.shapes[lesion["mask"]]).to(device)
-            middle = torch.tensor([(length - 1) / 2 for length in mask.shape], device=device).reshape(3, 1, 1, 1)
-            covered: Tensor = deformation.interpolate(mask, torch.einsum("ij,jxyz->ixyz", turn, place) + middle) > 0.5
+            mask = torch.from_numpy(self.shapes[lesion["mask"]]).to(device).float()
+            turn = torch.as_tensor(lesion["turn"], dtype=torch.float32, device=device)
+            middle = [(length - 1) / 2 for length in mask.shape]
+            place = [row[0] * x + row[1] * y + row[2] * z + at for row, at in zip(turn, middle, strict=True)]
+            covered: Tensor = deformation.interpolate(mask, torch.stack(place)) > 0.5
             return covered
-        distance: Tensor = place.norm(dim=0) / lesion["radius_mm"]
-        rough = lesion["roughness"] * upsampled(lesion["field"], distance)
-        # Beyond twice the radius there is no lesion, whatever the noise.
-        covered = (distance + 0.5 * rough.clamp(-1.5, 1.5) < 1) & (distance < 2)
-        return covered
+        distance = (x * x + y * y + z * z).sqrt_().div_(lesion["radius_mm"])
+        rough = upsampled(lesion["field"], distance).mul_(0.5 * lesion["roughness"])
+        limit = REACH_RADII - 1
+        return distance.add_(rough.clamp_(-limit, limit)) < 1
 
 
-def read_masks(folder: Path) -> list[npt.NDArray[np.float32]]:
-    """Connected parts of every mask in a folder, cropped and turned to RAS.
+@cache
+def read_masks(masks: tuple[Path, ...]) -> tuple[npt.NDArray[np.bool_], ...]:
+    """Connected parts of lesion masks, cropped and turned to RAS, read once in a process.
+
+    Parameters
+    ----------
+    masks
+        Folders and patterns, see :class:`Lesions`.
 
     Raises
     ------
+    ConfigurationError
+        If an entry names no image.
     DataError
-        If the folder holds no image, an image is no mask of 1 mm voxels, or no part is large enough.
+        If an image is no mask of 1 mm voxels, or no part is large enough.
     """
-    shapes: list[npt.NDArray[np.float32]] = []
-    for path in io.list_images(folder):
-        data, affine = io.load(path)
-        if not np.allclose(np.linalg.norm(affine[:3, :3], axis=0), 1, atol=0.05):
-            raise DataError(f"{path}: lesion masks must have 1 mm voxels; resample it")
-        mask = np.asarray(nib.as_closest_canonical(nib.Nifti1Image((data > 0.5).astype(np.uint8), affine)).dataobj)
-        parts, _ = ndimage.label(mask)
-        for position, box in enumerate(ndimage.find_objects(parts), start=1):
-            shape = (parts[box] == position).astype(np.float32)
-            if shape.sum() >= MINIMUM_MASK_MM3:
-                shapes.append(np.pad(shape, 1))
-    if not shapes:
-        raise DataError(f"{folder}: no lesion of at least {MINIMUM_MASK_MM3} mm³ in these masks")
-    return shapes
+    shapes = [part for path in find_masks(masks) for part in _parts(path)]
+    if masks and not shapes:
+        raise DataError(f"{', '.join(map(str, masks))}: no lesion of at least {MINIMUM_MASK_MM3} mm³ in these masks")
+    return tuple(shapes)
+
+
+def find_masks(masks: tuple[Path, ...]) -> list[Path]:
+    """Images that folders and patterns name, environment variables filled in; each once, sorted.
+
+    Raises
+    ------
+    ConfigurationError
+        If an entry names none.
+    """
+    found: set[Path] = set()
+    for entry in masks:
+        pattern = Path(os.path.expandvars(entry))
+        pattern = pattern / "*" if pattern.is_dir() else pattern
+        named = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+        images = {path for path in named if path.name.lower().endswith(io.SUFFIXES)}
+        if not images:
+            raise ConfigurationError(f"lesions.masks: {entry}: no image ({', '.join(io.SUFFIXES)}) is called so")
+        found |= images
+    return sorted(found)
+
+
+def _parts(path: Path) -> list[npt.NDArray[np.bool_]]:
+    """Connected parts of one mask."""
+    data, affine = io.load(path)
+    if not np.allclose(np.linalg.norm(affine[:3, :3], axis=0), 1, atol=0.05):
+        raise DataError(f"{path}: lesion masks must have 1 mm voxels; resample it")
+    mask = data > 0.5
+    # Most of a mask is empty; what follows is quick on the rest.
+    lines = [mask.any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2), (0, 1))]
+    if not lines[0].size:
+        return []
+    mask = mask[tuple(slice(line[0], line[-1] + 1) for line in lines)]
+    mask = nib.orientations.apply_orientation(mask, nib.orientations.io_orientation(affine))
+    numbered, _ = ndimage.label(mask)
+    large = np.bincount(numbered.ravel()) >= MINIMUM_MASK_MM3
+    boxes = ndimage.find_objects(numbered)
+    return [np.pad(numbered[box] == n, 1) for n, box in enumerate(boxes, start=1) if large[n]]
 
 
 def fill(grey: npt.NDArray[np.float32], lesion: npt.NDArray[np.bool_], white: npt.NDArray[np.bool_]) -> Any:

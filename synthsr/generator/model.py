@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from .. import labels, preprocess, resample
+from ..errors import DataError
 from . import deformation
 from .config import GeneratorConfig
 from .deformation import DeformationDraw
 from .lesions import LesionSource
 from .source import LabelMap
-from .steps import Draw, Scene
+from .steps import Draw, RealScan, Scene
 
 #: Output units: 1.0 is grey level 255, so that predictions × 255 have white matter at 110 as in FreeSurfer.
 FULL_SCALE_GREY = 255.0
@@ -126,6 +127,8 @@ class Generator:
             ]
             index = torch.stack(laid)
         scene = Scene(index, c.voxel_size_mm, c.channels)
+        if any(isinstance(step, RealScan) for step in c.steps):
+            scene.scan = torch.stack([self._real_scan(s, at) for s, at in zip(sources, place, strict=True)])
         images = torch.zeros((len(sources), c.channels, *index.shape[1:]), device=self.device)
         for position, step in enumerate(c.steps):
             images = step.apply(images, [draw.steps[position] for draw in params], scene)
@@ -177,6 +180,12 @@ class Generator:
         for axis in (2, 3, 4):
             target = resample.apply(target, sharp, axis)
         return target[0]
+
+    def _real_scan(self, source: LabelMap, place: Tensor) -> Tensor:
+        """The source's real scan, deformed with the labels; shape (x, y, z)."""
+        if source.scan is None:
+            raise DataError(f"{source.path}: has no real scan, which the step real_scan needs; name one for it")
+        return deformation.interpolate(torch.from_numpy(source.scan).to(self.device), place)
 
     def _real_t1(self, source: LabelMap, place: Tensor) -> Tensor:
         """The source's real T1, deformed with the labels; shape (1, x, y, z)."""

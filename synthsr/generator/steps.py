@@ -42,10 +42,13 @@ class Scene:
         Of the grid.
     channels
         Channels per image.
+    scan
+        Real scans, deformed with the labels, shape (n, x, y, z), if :class:`RealScan` is among the steps.
     rigid
         Per image and channel, where :class:`Misalign` put it, shape (n, channels, 3, 4).
     reliability
-        Left by :class:`Acquire`, shape (n, channels, x, y, z): 1 on voxels that lie on an acquired slice.
+        Left by :class:`Acquire`, shape (n, channels, x, y, z): 1 on voxels that lie on an acquired slice. Zero in
+        channels that are missing.
     high_resolution
         The images as they were before the first :class:`Acquire`, shape (n, channels, x, y, z).
     """
@@ -53,6 +56,7 @@ class Scene:
     index: Tensor
     voxel_size_mm: float
     channels: int
+    scan: Tensor | None = None
     rigid: Array | None = None
     reliability: Tensor | None = None
     high_resolution: Tensor | None = None
@@ -166,6 +170,23 @@ class Mixture(Step):
             noise = normal_noise((scene.channels, flat.numel()), draw["seed"], images.device)
             made.append(noise.mul_(sd[:, flat]).add_(mean[:, flat]).reshape(scene.channels, *index.shape))
         return torch.stack(made)
+
+
+@dataclass(frozen=True)
+class RealScan(Step):
+    """The head's real scan instead of a synthetic one, in the first channel: the supervised arm of the papers.
+
+    It needs label maps with a ``scan``. Lesions laid into the label map do not show in it.
+    """
+
+    def sample(self, rng: np.random.Generator, channels: int) -> Draw:
+        """Nothing is random."""
+        return {}
+
+    def apply(self, images: Tensor, draws: Sequence[Draw], scene: Scene) -> Tensor:
+        """Replace the first channel."""
+        assert scene.scan is not None
+        return torch.cat([scene.scan[:, None], images[:, 1:]], dim=1)
 
 
 @dataclass(frozen=True)
@@ -488,7 +509,8 @@ class Acquire(Step):
             shape[axis + 2] = size
             weight = torch.as_tensor(on_slice, dtype=images.dtype, device=images.device).reshape(shape)
             reliable = reliable * weight
-        scene.reliability = reliable.expand(images.shape)
+        reliable = reliable.expand(images.shape)
+        scene.reliability = reliable if scene.reliability is None else reliable * scene.reliability
         return images
 
 

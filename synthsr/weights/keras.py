@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,19 @@ from torch import Tensor, nn
 from .. import files
 from ..errors import DataError
 from ..networks import UNet, UNetConfig
-from .storage import save_network
+from .storage import INTENSITIES_OF, save_network
 
 #: Arrays by layer and variable, as in the file.
 Layers = dict[str, dict[str, npt.NDArray[Any]]]
 #: Shape of a convolution's kernel is (x, y, z, in, out).
 KERNEL_DIMENSIONS = 5
+#: Maxima to which the published low-field model wants its T1 and T2 scaled (reference implementation).
+LOW_FIELD_MAXIMA = (3.0, 2.0)
 #: What to do about a file that does not fit.
 ADVICE = "expected weights of SynthSR's 3-D U-net (two convolutions a level), saved by Keras's save_weights or save"
 
 
-def import_keras(h5_path: Path, out_path: Path) -> UNetConfig:
+def import_keras(h5_path: Path, out_path: Path, *, low_field: bool = False) -> UNetConfig:
     """Convert Keras weights of SynthSR into a weights file of this project.
 
     Parameters
@@ -42,6 +45,8 @@ def import_keras(h5_path: Path, out_path: Path) -> UNetConfig:
         HDF5 file: ``model.save_weights`` (a group per layer) or a whole model (those groups under ``model_weights``).
     out_path
         Target, ``.safetensors``; its header records the source's name and SHA-256.
+    low_field
+        It is the published model of a low-field T1 and T2: see :func:`as_low_field`.
 
     Returns
     -------
@@ -54,8 +59,36 @@ def import_keras(h5_path: Path, out_path: Path) -> UNetConfig:
     """
     network = read_keras(h5_path)
     source = {"file": Path(h5_path).name, "sha256": files.sha256(h5_path), "format": "keras-hdf5"}
-    save_network(network, out_path, {"task": "synthsr", "source": source})
+    information: dict[str, Any] = {"task": "synthsr", "source": source}
+    if low_field:
+        channels = network.config.in_channels, network.config.out_channels
+        if channels != (2, 1):
+            raise DataError(
+                f"{h5_path}: {_describe(network.config)}; the published low-field model has 2 and 1: "
+                "import this file without --low-field"
+            )
+        network = as_low_field(network)
+        information[INTENSITIES_OF] = 0
+    save_network(network, out_path, information)
     return network.config
+
+
+def as_low_field(network: UNet) -> UNet:
+    """Take up in a network what surrounds the published low-field model (Iglesias et al., Radiology 2022).
+
+    The reference implementation (https://github.com/BBillot/SynthSR, ``predict_command_line_hyperfine.py``) scales the
+    T1 to [0, 3] and the T2 to [0, 2], adds the T1 to the answer, and scales the sum as it unscales the T1. Here the
+    first kernel takes up the factors 3 and 2 and the last the division by 3, so that inputs are in [0, 1] and the
+    answer is in the T1's range, as of any network with a residual.
+    """
+    whole = UNet(replace(network.config, residual=0))
+    whole.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        first = whole.down[0].get_submodule("conv0").get_parameter("weight")
+        first.mul_(torch.tensor(LOW_FIELD_MAXIMA).reshape(1, -1, 1, 1, 1))
+        for values in whole.head.parameters():
+            values.div_(LOW_FIELD_MAXIMA[0])
+    return whole.eval()
 
 
 def read_keras(h5_path: Path) -> UNet:

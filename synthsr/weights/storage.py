@@ -15,6 +15,13 @@ from .. import files
 from ..errors import DataError
 from ..networks import UNet, UNetConfig
 from . import locate
+from .registry import registered
+
+#: In the information of a SynthSR's weights: the number of the input scan in whose intensities the network answers, 0
+#: and 1 being that scan's minimum and maximum. Without it 1 is grey level 255.
+INTENSITIES_OF = "intensities_of"
+#: In the information of a SynthSR's weights: true if behind the scans follows a reliability map of each.
+RELIABILITY_MAPS = "reliability_maps"
 
 
 @dataclass(frozen=True)
@@ -88,3 +95,15 @@ def save_network(network: UNet, path: Path, information: dict[str, Any], *, dtyp
     header = {"synthsr": json.dumps({"network": network.config.to_dict(), "information": information})}
     with files.whole(path) as temporary:
         save_file(tensors, temporary, metadata=header)
+
+
+def names_with_distance() -> list[str]:
+    """Names of the registered weights that are here and tell the distance to the brain's boundary."""
+    names = []
+    for name, entry in registered().items():
+        if entry.path.suffix == ".safetensors" and entry.path.is_file():
+            with safe_open(entry.path, framework="pt") as stream:
+                header = json.loads((stream.metadata() or {}).get("synthsr", "{}"))
+            if header.get("network", {}).get("distance"):
+                names.append(name)
+    return names

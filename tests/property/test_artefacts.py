@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from synthsr import labels
@@ -88,10 +89,26 @@ def test_fractal_field_is_textured_and_bounded() -> None:
     assert found.min() >= 0
 
 
+@pytest.mark.parametrize(("channels", "probability"), [(3, 0.5), (3, 0.2), (2, 1.0)])
+def test_any_channel_may_be_missing_but_one_is_left(channels: int, probability: float) -> None:
+    """Each set of channels as often as independent losses make it; if all were lost, one, drawn evenly, stays."""
+    step, rng = artefacts.DropChannels(probability), np.random.default_rng(1)
+    code = 2 ** np.arange(channels)
+    found = np.bincount([int(step.sample(rng, channels)["kept"] @ code) for _ in range(10_000)], minlength=2**channels)
+    assert found[0] == 0
+    sets = np.arange(2**channels)
+    size = np.array([bin(kept).count("1") for kept in sets])
+    chance = (1 - probability) ** size * probability ** (channels - size)
+    chance[code] += chance[0] / channels
+    assert found[chance == 0].sum() == 0
+    likely = (chance > 0) & (sets > 0)
+    assert stats.chisquare(found[likely], 10_000 * chance[likely]).pvalue > 0.001
+
+
 def test_nothing_happens_without_probability() -> None:
     kinds = (
         artefacts.ClearSlices, artefacts.SkullStrip, artefacts.RicianNoise, artefacts.GibbsRinging,
-        artefacts.MotionGhosting, artefacts.FractalField,
+        artefacts.MotionGhosting, artefacts.FractalField, artefacts.DropChannels,
     )  # fmt: skip
     for kind in kinds:
         assert torch.equal(after(kind(probability=0.0)), image()), kind.__name__

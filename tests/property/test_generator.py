@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,30 @@ from torch import Tensor
 from synthsr import labels
 from synthsr.errors import ConfigurationError, DataError
 from synthsr.generator import PRESETS, Generator, GeneratorConfig, LabelMap, Params, load_label_map, read_config
-from synthsr.generator.deformation import DeformationDraw, integrate
+from synthsr.generator.artefacts import (
+    ClearSlices,
+    FractalField,
+    GibbsRinging,
+    MotionGhosting,
+    RicianNoise,
+    SkullStrip,
+)
+from synthsr.generator.deformation import Deformation, DeformationDraw, integrate, rotation_matrix
+from synthsr.generator.lesions import Lesions, LesionSource, find_masks, read_masks
+from synthsr.generator.source import sensitivity
+from synthsr.generator.steps import (
+    Acquire,
+    Attenuation,
+    Bias,
+    Blur,
+    CutFieldOfView,
+    Draw,
+    Gamma,
+    Misalign,
+    Mixture,
+    Noise,
+    Realign,
+)
 
 SIZE = 32
 #: No deformation at all.
@@ -170,7 +193,7 @@ class TestGeometry:
             {"misalign": {"rotation_deg": 0, "translation_mm": 0}},
             {"acquire": {"high_resolution_probability": 1}},
             {"realign": {"rotation_error_deg": 0, "translation_error_mm": 0}},
-            {"cut_field_of_view": {"probability": 0}},
+            {"cut_field_of_view": {"probability": 0}}, {"drop_channels": {"probability": 0}},
             {"clear_slices": {"probability": 0}}, {"skull_strip": {"probability": 0}},
             {"rician_noise": {"probability": 0}}, {"gibbs_ringing": {"probability": 0}},
             {"motion_ghosting": {"probability": 0}}, {"fractal_field": {"probability": 0}},
@@ -338,7 +361,7 @@ class TestAcquisition:
 
 
 class TestTargets:
-    @pytest.fixture
+    @pytest.fixture(scope="class")
     def real(self, head: LabelMap) -> LabelMap:
         rng = np.random.default_rng(2)
         grey = np.array([label.t1_grey for label in labels.table()], np.float32)[head.index]
@@ -382,6 +405,61 @@ class TestTargets:
         residual = result.target - result.image[:, 1:]
         assert abs(float(residual.mean())) < 0.1 * float(residual.std())
 
+    @few
+    @given(seed=seeds)
+    def test_real_scan_moves_with_target_and_labels(self, real: LabelMap, seed: int) -> None:
+        """One grey level per label in scan and target: both are found where the deformed, flipped map has the label."""
+        grey = np.random.default_rng(1).permutation(len(labels.table())).astype(np.float32)
+        grey[0] = 0
+        source = replace(real, t1=grey[real.index], scan=2 * grey[real.index] + 3)
+        config = small(steps=["real_scan"])
+        params = draw(config, seed)
+        result, index = Generator(config).apply([source], [params]), Generator(config).deform(source, params)
+        # Labels of a flipped head have changed sides, grey levels have only moved.
+        origin = (
+            torch.from_numpy(labels.mirror_of_index().astype(np.int64))[index] if params.deformation.flip else index
+        )
+        expected = torch.from_numpy(grey)[origin]
+        middle = torch.isclose(F.avg_pool3d(expected[None], 3, 1, 1), expected[None])[0] & (expected > 0)
+        assert middle.sum() > 500
+        scale = (110 / 255) / source.white_matter_grey("mean")
+        torch.testing.assert_close(result.target[0, 0][middle], expected[middle] * scale, atol=1e-3, rtol=0)
+        largest = float(2 * grey[np.unique(real.index)].max() + 3)
+        torch.testing.assert_close(result.image[0, 0][middle] * largest, 2 * expected[middle] + 3, atol=0.05, rtol=0)
+
+    def test_real_scan_is_acquired_as_any_image(self, real: LabelMap) -> None:
+        steps = ["real_scan", "normalise", {"acquire": {"fixed_spacing_mm": [[1, 1, 4]], "gaps": False}}]
+        config = read_config({"field_mm": SIZE, "deformation": UNDEFORMED, "steps": steps})
+        result = Generator(config).apply([replace(real, scan=real.t1)], [draw(config, 1)])
+        before, after = result.target[0, 0], result.image[0, 0]
+        rough = [float(image.diff(n=2, dim=2).abs().mean() / image.std()) for image in (before, after)]
+        assert rough[1] < 0.5 * rough[0]
+        assert 0.1 < result.reliability.mean() < 0.4
+
+    def test_real_scan_without_one_is_refused(self, head: LabelMap) -> None:
+        config = read_config({"field_mm": SIZE, "steps": ["real_scan"]})
+        with pytest.raises(DataError, match=r"labels\.nii\.gz: has no real scan, which the step real_scan needs"):
+            Generator(config).apply([head], [draw(config, 1)])
+
+    @pytest.mark.parametrize("order", [["drop_channels", "acquire"], ["acquire", "drop_channels"]])
+    def test_missing_channels_are_zero_and_unreliable(self, head: LabelMap, order: list[str]) -> None:
+        steps = {
+            "acquire": {"acquire": {"fixed_spacing_mm": [[1, 1, 4]] * 3, "gaps": False}},
+            "drop_channels": {"drop_channels": {"probability": 1}},
+        }
+        given = {"field_mm": SIZE, "channels": 3, "deformation": UNDEFORMED}
+        config = read_config({**given, "steps": ["mixture", *(steps[name] for name in order)]})
+        whole = read_config({**given, "steps": ["mixture", steps["acquire"]]})
+        params = draw(config, 1)
+        found = Generator(config).apply([head], [params])
+        left = [params.steps[0], params.steps[1 + order.index("acquire")]]
+        expected = Generator(whole).apply([head], [replace(params, steps=tuple(left))])
+        kept = params.steps[1 + order.index("drop_channels")]["kept"]
+        assert kept.sum() == 1
+        for channel in range(3):
+            torch.testing.assert_close(found.image[0, channel], expected.image[0, channel] * kept[channel])
+            torch.testing.assert_close(found.reliability[0, channel], expected.reliability[0, channel] * kept[channel])
+
     def test_lesions_are_in_the_image_and_not_in_the_target(self, head: LabelMap) -> None:
         lesions = {"probability": 1, "number": [1, 1], "volume_mm3": [300, 600]}
         steps = [{"mixture": {"sd_grey": [0, 0]}}]
@@ -416,6 +494,64 @@ class TestTargets:
             extent = (where.amax(0) - where.amin(0) + 1).tolist()
             assert extent[0] <= 4 and extent[1] <= 5 and extent[2] <= 6
         assert made.lesion.sum() > 20
+
+    def test_lesions_start_anywhere_in_the_tissue(self, head: LabelMap) -> None:
+        """Specks of one voxel: none in fluid or outside the brain, in each label as often as it has voxels."""
+        source = LesionSource(Lesions(1, number=(1, 1), volume_mm3=(0.5, 0.6)))
+        index, rng = placed(head), np.random.default_rng(1)
+        struck = []
+        for _ in range(1000):
+            laid = torch.nonzero(source.apply(index, source.sample(rng), 1.0) != index)
+            assert len(laid) == 1
+            struck.append(int(index[tuple(laid[0])]))
+        found, counts = np.unique(struck, return_counts=True)
+        large = [int(position) for position in labels.index_lookup()[[2, 3, 41, 42]]]
+        volume = np.array([int((index == position).sum()) for position in large])
+        tissue = torch.tensor([label.tissue in ("white", "grey", "deep_grey") for label in labels.table()])
+        assert tissue[torch.from_numpy(found)].all()
+        expected = 1000 * volume / int(tissue[index].sum())
+        hits = [int(counts[found == position].sum()) for position in large]
+        assert stats.chisquare([*hits, 1000 - sum(hits)], [*expected, 1000 - sum(expected)]).pvalue > 0.001
+
+    def test_masks_come_apart_and_upright(self, tmp_path: Path) -> None:
+        mask = np.zeros((40, 30, 20), np.uint8)
+        mask[5:9, 5:10, 5:8] = 1
+        mask[5, 5, 5] = 0
+        mask[20:30, 20:23, 10:12] = 1
+        mask[35, 20, 10] = 1  # a speck
+        nib.save(nib.Nifti1Image(mask[::-1].copy(), np.diag([-1.0, 1, 1, 1])), tmp_path / "las_lesion.nii.gz")
+        nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), tmp_path / "none_lesion.nii.gz")
+        shapes = read_masks((tmp_path,))
+        assert [shape.dtype for shape in shapes] == [np.bool_, np.bool_]
+        np.testing.assert_array_equal(shapes[0], np.pad(mask[5:9, 5:10, 5:8], 1))
+        np.testing.assert_array_equal(shapes[1], np.ones((12, 5, 4), bool) & np.pad(np.ones((10, 3, 2), bool), 1))
+
+    def test_masks_are_named_by_folders_and_patterns(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MASKS", str(tmp_path))
+        names = ["a/one_lesion.nii.gz", "a/atlas.nii.gz", "b/c/two_lesion.nii", "a/notes.txt"]
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        for masks, expected in (
+            ("$MASKS/*/*_lesion.nii*", names[:1]),
+            ("$MASKS/**/*_lesion.nii*", [names[0], names[2]]),
+            ([f"{tmp_path}/a", "$MASKS/b/c"], [names[1], names[0], names[2]]),
+            (["$MASKS/a", "$MASKS/a/one*"], [names[1], names[0]]),
+            (f"{tmp_path}/b/c/two_lesion.nii", names[2:3]),
+        ):
+            config = read_config({"lesions": {"masks": masks}})
+            assert find_masks(config.lesions.masks) == [tmp_path / name for name in expected], masks
+        for masks in ("$MASKS/*/*.mgz", "$NOWHERE/a", str(tmp_path / "b"), ["$MASKS/a", "$MASKS/z"]):
+            with pytest.raises(ConfigurationError, match=r"lesions\.masks: .*: no image"):
+                Generator(read_config({"lesions": {"masks": masks}}))
+
+    def test_masks_of_nothing_are_refused(self, tmp_path: Path) -> None:
+        nib.save(nib.Nifti1Image(np.zeros((9, 9, 9), np.uint8), np.eye(4)), tmp_path / "empty.nii.gz")
+        with pytest.raises(DataError, match="no lesion of at least 10 mm³"):
+            read_masks((tmp_path,))
+        nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.diag([2.0, 2, 2, 1])), tmp_path / "empty.nii.gz")
+        with pytest.raises(DataError, match="must have 1 mm voxels"):
+            read_masks((tmp_path / "empty.nii.gz",))
 
 
 @cache
@@ -472,6 +608,273 @@ def rotation_deg(deformation: DeformationDraw) -> float:
 
 def log_volume(deformation: DeformationDraw) -> float:
     return float(np.log(np.linalg.det(deformation.affine[:, :3])))
+
+
+def wide_normal(low: float, high: float) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    """Cumulative distribution of a normal variable about 0 whose deviation is U(low, high)."""
+    sd = low + (np.arange(4000) + 0.5) / 4000 * (high - low)
+    place = np.linspace(-6 * high, 6 * high, 2001)
+    share = np.array([stats.norm.cdf(at / sd).mean() for at in place])
+    return lambda values: np.interp(values, place, share)
+
+
+def product_of_uniforms(high: float) -> Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    """Cumulative distribution of U(0, high) × U(0, 1)."""
+    return lambda values: values / high * (1 - np.log(values / high))
+
+
+def angles_deg(turn: npt.NDArray[np.float64]) -> list[float]:
+    """About x, y and z, of a matrix that turns in this order."""
+    return np.degrees(
+        [np.arctan2(turn[2, 1], turn[2, 2]), np.arcsin(turn[2, 0]), np.arctan2(turn[1, 0], turn[0, 0])]
+    ).tolist()
+
+
+def only(**ranges: Any) -> Callable[[np.random.Generator], DeformationDraw]:
+    """Draws of a deformation that is nothing but this."""
+    none = {"rotation_deg": 0, "scaling": 0, "shear": 0, "translation_mm": 0, "velocity_sd_mm": (0, 0)}
+    deformation = Deformation(**{**none, "velocity_points": (2, 2), **ranges})
+    return lambda rng: deformation.sample(rng, 192)
+
+
+def of_step(step: Any, channels: int = 2) -> Callable[[np.random.Generator], Draw]:
+    return lambda rng: step.sample(rng, channels)
+
+
+def of_lesion(**ranges: Any) -> Callable[[np.random.Generator], Draw]:
+    source = LesionSource(Lesions(probability=1, number=(1, 1), **ranges))
+    return lambda rng: source.sample(rng)[0]
+
+
+UNIFORM = stats.uniform(0, 1).cdf
+MIXTURE = of_step(Mixture(dark_background_probability=1), 1)
+CORTICES = labels.index_lookup()[[3, 8]]
+#: Every parameter that is drawn: its draws, what is read off one, and the distribution that its docstring promises.
+PARAMETERS: dict[str, tuple[Callable[[np.random.Generator], Any], Callable[[Any], float], Callable[[Any], Any]]] = {
+    **{
+        f"rotation about {axis}": (
+            only(rotation_deg=15),
+            lambda d, n=n: angles_deg(d.affine)[n],
+            stats.uniform(-15, 30).cdf,
+        )
+        for n, axis in enumerate("xyz")
+    },
+    **{
+        f"scaling of {axis}": (
+            only(scaling=0.2),
+            lambda d, n=n: d.affine[n, n],
+            stats.uniform(0.8, 0.4).cdf,
+        )
+        for n, axis in enumerate("xyz")
+    },
+    "scaling in the log domain": (
+        only(scaling=0.1, scaling_in_log=True),
+        lambda d: np.log(d.affine[1, 1]),
+        stats.uniform(np.log(0.9), np.log(1.1 / 0.9)).cdf,
+    ),
+    "shear xy": (only(shear=0.01), lambda d: d.affine[0, 1], stats.uniform(-0.01, 0.02).cdf),
+    "shear zy": (only(shear=0.01), lambda d: d.affine[2, 1], stats.uniform(-0.01, 0.02).cdf),
+    "translation z": (only(translation_mm=20), lambda d: d.affine[2, 3], stats.uniform(-20, 40).cdf),
+    "velocity": (only(velocity_sd_mm=(1, 4)), lambda d: d.velocity_mm[1, 0, 1, 0], wide_normal(1, 4)),
+    "lesion volume": (
+        of_lesion(volume_mm3=(10, 1000)),
+        lambda d: np.log10(4 / 3 * np.pi * d["radius_mm"] ** 3),
+        stats.uniform(1, 2).cdf,
+    ),
+    "lesion roughness": (of_lesion(roughness=(0.2, 0.7)), lambda d: d["roughness"], stats.uniform(0.2, 0.5).cdf),
+    "lesion surface": (of_lesion(), lambda d: d["field"][1, 2, 3], stats.norm(0, 1).cdf),
+    "lesion place": (of_lesion(), lambda d: d["places"][0, 2], UNIFORM),
+    "lesion turn": (
+        of_lesion(rotation_deg=60, scaling=0),
+        lambda d: angles_deg(d["turn"])[2],
+        stats.uniform(-60, 120).cdf,
+    ),
+    "lesion scaling": (
+        of_lesion(rotation_deg=0, scaling=0.3),
+        lambda d: 1 / d["turn"][0, 0],
+        stats.uniform(0.7, 0.6).cdf,
+    ),
+    "mean": (MIXTURE, lambda d: d["mean_grey"][0, 7], stats.uniform(25, 200).cdf),
+    "sd": (MIXTURE, lambda d: d["sd_grey"][0, 7], stats.uniform(5, 20).cdf),
+    "dark background": (MIXTURE, lambda d: d["mean_grey"][0, 0], stats.uniform(0, 10).cdf),
+    "sd of a dark background": (MIXTURE, lambda d: d["sd_grey"][0, 0], stats.uniform(0, 5).cdf),
+    "mean within a tissue": (
+        of_step(Mixture(mean_grey=(120, 120), tied_probability=1, tied_jitter_grey=8), 1),
+        lambda d: d["mean_grey"][0, 2],
+        stats.norm(120, 8).cdf,
+    ),
+    "bias": (of_step(Bias((0.1, 0.7))), lambda d: d["log_bias"][1, 2, 0, 4], wide_normal(0.1, 0.7)),
+    "attenuation": (
+        of_step(Attenuation((0, 0.5), (2, 4))),
+        lambda d: d["loss"][1][1, 0, 1],
+        product_of_uniforms(0.5),
+    ),
+    "gamma exponent": (of_step(Gamma(exponent=(0.5, 1.5))), lambda d: d["gamma"][1], stats.uniform(0.5, 1).cdf),
+    "gamma log": (of_step(Gamma(log_sd=0.4)), lambda d: np.log(d["gamma"][1]), stats.norm(0, 0.4).cdf),
+    "blur": (of_step(Blur((0.5, 2))), lambda d: d["sd_mm"][1], stats.uniform(0.5, 1.5).cdf),
+    "noise": (of_step(Noise((0, 0.1))), lambda d: d["sd"][1], stats.uniform(0, 0.1).cdf),
+    "misaligned rotation": (
+        of_step(Misalign(10, 20)),
+        lambda d: angles_deg(d["rigid"][1])[1],
+        stats.uniform(-10, 20).cdf,
+    ),
+    "misaligned translation": (of_step(Misalign(10, 20)), lambda d: d["rigid"][1, 0, 3], stats.uniform(-20, 40).cdf),
+    "rotation error": (
+        of_step(Realign(0.5, 0.4)),
+        lambda d: angles_deg(d["error"][1])[2],
+        stats.uniform(-0.5, 1).cdf,
+    ),
+    "translation error": (of_step(Realign(0.5, 0.4)), lambda d: d["error"][1, 2, 3], stats.uniform(-0.4, 0.8).cdf),
+    "normal rotation error": (
+        of_step(Realign(0.5, 0.4, True)),
+        lambda d: angles_deg(d["error"][1])[0],
+        stats.norm(0, 0.5).cdf,
+    ),
+    "normal translation error": (
+        of_step(Realign(0.5, 0.4, True)),
+        lambda d: d["error"][1, 1, 3],
+        stats.norm(0, 0.4).cdf,
+    ),
+    "spacing": (
+        of_step(Acquire((2, 9), high_resolution_probability=0, isotropic_probability=0)),
+        lambda d: d["spacing_mm"][1].max(),
+        stats.uniform(2, 7).cdf,
+    ),
+    "isotropic spacing": (
+        of_step(Acquire(isotropic_spacing_mm=(1, 4), high_resolution_probability=0, isotropic_probability=1)),
+        lambda d: d["spacing_mm"][1, 0],
+        stats.uniform(1, 3).cdf,
+    ),
+    "slice thickness": (
+        of_step(Acquire(fixed_spacing_mm=((1, 1, 6),) * 2, profile=1, profile_jitter=(1, 1))),
+        lambda d: d["profile_sd_mm"][1, 2],
+        stats.uniform(1, 5).cdf,
+    ),
+    "slice profile": (
+        of_step(Acquire(fixed_spacing_mm=((1, 1, 6),) * 2, gaps=False, profile=0.5, profile_jitter=(0.8, 1.2))),
+        lambda d: d["profile_sd_mm"][1, 2] / 3,
+        stats.uniform(0.8, 0.4).cdf,
+    ),
+    "first slice": (
+        of_step(Acquire(fixed_spacing_mm=((1, 1, 6),) * 2)),
+        lambda d: d["offset_mm"][1, 2] / 6,
+        UNIFORM,
+    ),
+    "field of view cut": (
+        of_step(CutFieldOfView(1, (0.1, 0.3))),
+        lambda d: 1 - np.ptp(d["window"][1, 2]),
+        stats.uniform(0.1, 0.2).cdf,
+    ),
+    "side of the cut": (
+        of_step(CutFieldOfView(1, (0.1, 0.3))),
+        lambda d: d["window"][1, 2, 0] / (1 - np.ptp(d["window"][1, 2])),
+        UNIFORM,
+    ),
+    "cleared slices": (of_step(ClearSlices(1, (0.1, 0.3))), lambda d: d["share"][1], stats.uniform(0.1, 0.2).cdf),
+    "stripping margin": (
+        of_step(SkullStrip(1, (-1, 4))),
+        lambda d: d["margin_mm"],
+        stats.uniform(-1, 5).cdf,
+    ),
+    "Rician noise": (of_step(RicianNoise(1, (0.01, 0.08))), lambda d: d["sd"][1], stats.uniform(0.01, 0.07).cdf),
+    "ringing": (of_step(GibbsRinging(1, (0.5, 0.9))), lambda d: d["kept"][1], stats.uniform(0.5, 0.4).cdf),
+    "ghosts": (of_step(MotionGhosting(1, (2, 8), (0.1, 0.6))), lambda d: d["strength"][1], stats.uniform(0.1, 0.5).cdf),
+    "fractal strength": (
+        of_step(FractalField(1, (0.05, 0.2), octaves=1)),
+        lambda d: d["strength"][1],
+        stats.uniform(0.05, 0.15).cdf,
+    ),
+    "fractal texture": (
+        of_step(FractalField(1, (0.2, 0.2), octaves=2)),
+        lambda d: d["fields"][1][1][5, 0, 3],
+        stats.uniform(-0.1, 0.2).cdf,
+    ),
+}
+#: Whole numbers that are drawn, and the numbers among which each is as likely as another.
+CHOICES: dict[str, tuple[Callable[[np.random.Generator], Any], Callable[[Any], int], range]] = {
+    "control points of the velocity": (
+        only(velocity_points=(2, 6)),
+        lambda d: d.velocity_mm.shape[-1],
+        range(2, 7),
+    ),
+    "lesions": (LesionSource(Lesions(1, (2, 4))).sample, len, range(2, 5)),
+    "control points of the attenuation": (
+        of_step(Attenuation(points=(2, 4))),
+        lambda d: len(d["loss"][0]),
+        range(2, 5),
+    ),
+    "thick axis": (
+        of_step(Acquire(high_resolution_probability=0, isotropic_probability=0)),
+        lambda d: int(d["spacing_mm"][1].argmax()),
+        range(3),
+    ),
+    "axis of cleared slices": (of_step(ClearSlices()), lambda d: d["axis"][1], range(3)),
+    "axis of ringing": (of_step(GibbsRinging()), lambda d: d["axis"][1], range(3)),
+    "axis of ghosts": (of_step(MotionGhosting()), lambda d: d["axis"][1], range(3)),
+    "number of ghosts": (of_step(MotionGhosting(ghosts=(2, 8))), lambda d: d["ghosts"][1], range(2, 9)),
+}
+#: Chances of 0.3.
+CHANCES: dict[str, tuple[Callable[[np.random.Generator], Any], Callable[[Any], bool]]] = {
+    "flip": (only(flip_probability=0.3), lambda d: d.flip),
+    "lesions": (LesionSource(Lesions(0.3)).sample, bool),
+    "tied tissues": (
+        of_step(Mixture(tied_probability=0.3, tied_jitter_grey=0), 1),
+        lambda d: np.ptp(d["mean_grey"][0, CORTICES]) == 0,
+    ),
+    "high resolution": (
+        of_step(Acquire(high_resolution_probability=0.3)),
+        lambda d: not d["spacing_mm"][1].any(),
+    ),
+    "all axes coarse": (
+        of_step(Acquire(high_resolution_probability=0, isotropic_probability=0.3)),
+        lambda d: bool(d["spacing_mm"][1].all()),
+    ),
+    "cut": (of_step(CutFieldOfView(0.3, (0.1, 0.2))), lambda d: np.ptp(d["window"][1, 0]) < 0.95),
+    "cleared slices": (of_step(ClearSlices(0.3, (0.1, 0.2))), lambda d: d["share"][1] > 0),
+    "skull stripped": (of_step(SkullStrip(0.3)), lambda d: d["stripped"]),
+    "Rician noise": (of_step(RicianNoise(0.3, (0.1, 0.2))), lambda d: d["sd"][1] > 0),
+    "ringing": (of_step(GibbsRinging(0.3)), lambda d: d["kept"][1] < 1),
+    "ghosts": (of_step(MotionGhosting(0.3)), lambda d: d["strength"][1] > 0),
+    "fractal": (of_step(FractalField(0.3, (0.1, 0.2), octaves=1)), lambda d: d["strength"][1] > 0),
+}
+
+
+@lru_cache(1)
+def many(sample: Callable[[np.random.Generator], Any]) -> list[Any]:
+    rng = np.random.default_rng(1)
+    return [sample(rng) for _ in range(10_000)]
+
+
+class TestParameters:
+    """10,000 draws of every parameter, each with ranges of its own."""
+
+    @pytest.mark.parametrize("name", PARAMETERS)
+    def test_distribution(self, name: str) -> None:
+        sample, measure, distribution = PARAMETERS[name]
+        values = np.array([measure(drawn) for drawn in many(sample)])
+        assert stats.kstest(values, distribution).pvalue > 0.001
+
+    @pytest.mark.parametrize("name", CHOICES)
+    def test_choices_are_as_likely(self, name: str) -> None:
+        sample, measure, among = CHOICES[name]
+        found, counts = np.unique([measure(drawn) for drawn in many(sample)], return_counts=True)
+        assert found.tolist() == list(among)
+        assert stats.chisquare(counts).pvalue > 0.001
+
+    @pytest.mark.parametrize("name", CHANCES)
+    def test_chances(self, name: str) -> None:
+        sample, happened = CHANCES[name]
+        count = sum(bool(happened(drawn)) for drawn in many(sample))
+        assert stats.binomtest(count, 10_000, 0.3).pvalue > 0.001
+
+    def test_masks_are_chosen_as_often_as_asked(self, tmp_path: Path) -> None:
+        for number in range(3):
+            nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.eye(4)), tmp_path / f"{number}.nii")
+        source = LesionSource(Lesions(1, (1, 1), masks=(tmp_path,), mask_probability=0.4))
+        rng = np.random.default_rng(1)
+        drawn = [source.sample(rng)[0]["mask"] for _ in range(10_000)]
+        counts = [drawn.count(mask) for mask in (None, 0, 1, 2)]
+        assert stats.chisquare(counts, [6000, *[4000 / 3] * 3]).pvalue > 0.001
 
 
 class TestDraws:
@@ -554,6 +957,8 @@ class TestConfiguration:
             ({"target": {"white_matter": "mode"}}, "'mode' is none of median, mean"),
             ({"steps": ["mixture", "realign"]}, "misalign and realign belong together"),
             ({"steps": [{"gamma": {}}]}, "give either exponent or log_sd"),
+            ({"steps": ["drop_channels"], "target": {"kind": "channel"}}, "drop_channels may take away the channel"),
+            ({"steps": [{"real_scan": {"channel": 1}}]}, "real_scan: unknown key channel"),
         ],
     )
     def test_wrong_settings_are_named(self, given: dict[str, Any], message: str) -> None:
@@ -589,7 +994,7 @@ class TestLabelMaps:
 
     def test_real_t1_is_cropped_alike_and_its_lesions_are_filled(self, tmp_path: Path) -> None:
         number = np.pad(head_numbers(), ((3, 9), (0, 4), (7, 1)))
-        grey = (number * 10).astype(np.float32)
+        grey = (10 * (number % 39)).astype(np.float32)  # the same on both sides of the cerebrum
         lesion = np.zeros(number.shape, bool)
         lesion[10:12, 12:15, 20:23] = True
         lesion &= number == 2
@@ -600,14 +1005,65 @@ class TestLabelMaps:
         source = load_label_map(tmp_path / "labels.nii.gz", t1=self.write(tmp_path / "t1.nii.gz", grey))
         assert source.t1 is not None and source.t1.shape == source.index.shape
         numbers = np.array([label.number for label in labels.table()])[source.index]
-        np.testing.assert_array_equal(source.t1[numbers == 41], 410)
-        assert np.abs(source.t1[numbers == 25] - 20).max() < 100  # white matter around it: 20 left, 410 right
-        assert np.median(source.t1[numbers == 25]) == pytest.approx(20, abs=5)
+        np.testing.assert_allclose(source.t1[np.isin(numbers, (2, 25, 41))], 20, rtol=1e-5)
+        np.testing.assert_allclose(source.t1[numbers == 51], 120, rtol=1e-5)
 
-    def test_t1_on_another_grid_is_refused(self, tmp_path: Path) -> None:
+    def test_real_images_lie_on_any_grid_of_the_same_space(self, tmp_path: Path) -> None:
+        """A ramp in world space, sampled obliquely at 2 mm, is the same ramp on the label map's grid."""
+        number = np.pad(head_numbers(), 2)
+        path = self.write(tmp_path / "labels.nii.gz", number)
+        affine = np.eye(4)
+        affine[:3, :3] = rotation_matrix([4, -7, 10]) @ np.diag([-2, 2, 2])
+        affine[:3, 3] = 15.5 - affine[:3, :3] @ [14.5, 14.5, 14.5]
+        slope = np.array([3, -2, 1])
+        world = (
+            np.einsum("ij,jxyz->ixyz", affine[:3, :3], np.indices((30, 30, 30))) + affine[:3, 3][:, None, None, None]
+        )
+        nib.save(
+            nib.Nifti1Image((100 + np.einsum("i,ixyz->xyz", slope, world)).astype(np.float32), affine),
+            tmp_path / "s.nii",
+        )
+        source = load_label_map(path, scan=tmp_path / "s.nii")
+        assert source.scan is not None and source.scan.dtype == np.float32 and source.t1 is None
+        place = np.argwhere(source.index > 0)
+        offset = np.argwhere(number > 0).min(axis=0) - 1
+        np.testing.assert_allclose(source.scan[tuple(place.T)], 100 + (place + offset) @ slope, atol=0.01)
+
+    @pytest.mark.parametrize("kind", ["t1", "scan"])
+    def test_real_images_must_cover_the_brain(self, tmp_path: Path, kind: str) -> None:
         path = self.write(tmp_path / "labels.nii.gz", head_numbers())
-        with pytest.raises(DataError, match=r"t1\.nii\.gz: shape .* differs from its label map's"):
-            load_label_map(path, t1=self.write(tmp_path / "t1.nii.gz", np.ones((9, 9, 9), np.int32)))
+        images = {
+            cut: self.write(tmp_path / f"{cut}.nii", np.full((28 - cut, 28, 28), 90, np.int32)) for cut in (5, 11)
+        }
+        source = load_label_map(path, **{kind: images[5]})
+        grey = getattr(source, kind)
+        white = np.isin(source.index, labels.index_lookup()[[2, 41]])
+        seen = np.argwhere(source.index >= 0)[:, 0].reshape(grey.shape) + np.argwhere(head_numbers()).min() - 1 < 23
+        np.testing.assert_allclose(grey[white & seen], 90, rtol=1e-5)
+        assert (grey[~seen] == 0).all()
+        with pytest.raises(DataError, match=r"11\.nii: covers [67]\d% of the brain"):
+            load_label_map(path, **{kind: images[11]})
+
+    def test_a_t1_without_signal_is_refused(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path / "labels.nii.gz", head_numbers())
+        with pytest.raises(DataError, match=r"t1\.nii: no grey level above zero in cerebral white matter"):
+            load_label_map(path, t1=self.write(tmp_path / "t1.nii", np.zeros((28, 28, 28), np.int32)))
+
+    @pytest.mark.parametrize("strength", [0.0, 0.2])
+    def test_bias_field_of_the_target_is_removed(self, strength: float) -> None:
+        """A field of ±20 % over a brain of natural size, to within a few percent; beyond the brain it goes on."""
+        size, brain, white = 120, 55, 46
+        place = (np.indices((size,) * 3, dtype=np.float32) - (size - 1) / 2) / brain
+        radius = np.linalg.norm(place, axis=0) * brain
+        grey = np.select([radius < white, radius < brain, radius < brain + 5], [100, 60, 130]).astype(np.float32)
+        field = 1 + strength * (0.8 * place[0] + 0.3 * np.cos(2 * place[1]) - 0.3)
+        found = sensitivity(grey * field, radius < white)
+        ratio = found / field / np.mean((found / field)[radius < white])
+        assert found.dtype == np.float32 and found.shape == grey.shape
+        assert np.abs(ratio[radius < brain] - 1).max() < (0.04 if strength else 1e-5)
+        assert ratio[radius < brain].std() < 0.015
+        assert np.abs(ratio[radius < brain + 5] - 1).max() < 0.06
+        assert 0.9 * field[radius < brain].min() < found.min() and found.max() < 1.1 * field[radius < brain].max()
 
     def test_unfit_maps_are_refused(self, tmp_path: Path) -> None:
         unknown = head_numbers()

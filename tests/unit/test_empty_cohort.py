@@ -28,6 +28,14 @@ def test_every_command_on_an_empty_cohort(tmp_path: Path, capsys: pytest.Capture
     tsv.write(truth, tmp_path / "truth.tsv")
     tables = [str(results.session_volumes), str(tmp_path / "truth.tsv"), "--links", str(private.sessions)]
     assert main(["agreement", *tables, "--out", str(results.statistics("agreement"))]) == 0
+    known = pd.DataFrame({"study_uid": ["1.2.3.4"], "diagnosis": ["AD"], "left_mm3": [9.0], "right_mm3": [0.0]})
+    tsv.write(known, tmp_path / "known.tsv")
+    given = [str(tmp_path / "known.tsv"), "--links", str(private.sessions), "--out"]
+    people = ["--participants", str(results.sessions), "--groups", "Control", "AD"]
+    groups = ["groups", str(results.session_volumes), *people, "--diagnoses", *given]
+    assert main([*groups, str(results.statistics("groups"))]) == 0
+    asymmetry = ["asymmetry", str(results.session_volumes), "--lesions", *given]
+    assert main([*asymmetry, str(results.statistics("asymmetry"))]) == 0
     assert main(["report", str(results.root)]) == 0
     assert capsys.readouterr().err == ""
     for table in (results.gate, results.volumes, results.session_volumes):

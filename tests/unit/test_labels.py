@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from synthsr import labels
+from synthsr.errors import DataError
+
+#: Look-up table of a segmentation with 18 classes, and what each stands for here.
+EIGHTEEN = {
+    "Unknown": (0,), "Cerebral-White-Matter": (2, 41), "Cerebral-Cortex": (3, 42), "Lateral-Ventricle": (4, 43),
+    "Inferior-Lateral-Ventricle": (5, 44), "Cerebellum-White-Matter": (7, 46), "Cerebellum-Cortex": (8, 47),
+    "Thalamus": (10, 49), "Caudate": (11, 50), "Putamen": (12, 51), "Pallidum": (13, 52), "3rd-Ventricle": (14,),
+    "4th-Ventricle": (15,), "Brain-Stem": (16,), "Hippocampus": (17, 53), "Amygdala": (18, 54),
+    "Accumbens-area": (26, 58), "VentralDC": (28, 60),
+}  # fmt: skip
 
 
 def test_numbers_and_names_are_unique_and_sorted() -> None:
@@ -59,3 +71,45 @@ def test_index_arrays_agree_with_the_table() -> None:
         assert labels.segmentation_numbers()[channel[index]] == label.segment_as
         assert labels.table()[labels.mirror_of_index()[index]].number == labels.mirror_number(label.number)
     assert np.count_nonzero(lookup >= 0) == len(labels.table())
+
+
+def write_names(path: Path, names: list[tuple[object, str]]) -> Path:
+    path.write_text("index\tname\n" + "".join(f"{index}\t{name}\n" for index, name in names), encoding="utf-8")
+    return path
+
+
+def test_names_of_another_segmentation(tmp_path: Path) -> None:
+    names = write_names(tmp_path / "dseg.tsv", list(enumerate(EIGHTEEN)))
+    assert labels.read_segmentation_names(names) == dict(enumerate(EIGHTEEN.values()))
+
+
+def test_names_with_a_side_and_names_that_are_merged(tmp_path: Path) -> None:
+    """A side that is named stays; what the segmenter does not tell apart becomes what it is reported as."""
+    rows = [(7, "Right-Hippocampus"), (9, "CSF"), (30, "Left-choroid-plexus-lateral"), (31, "Lesion"), (99, "Artery")]
+    names = write_names(tmp_path / "dseg.tsv", rows)
+    assert labels.read_segmentation_names(names) == {7: (53,), 9: (24,), 30: (4,), 31: (2, 41), 99: (0,)}
+
+
+def test_own_numbers_need_no_table() -> None:
+    found = labels.read_segmentation_names(None)
+    assert tuple(found) == labels.segmentation_numbers()
+    assert all(numbers == (index,) for index, numbers in found.items())
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(0, "Unknown"), (1, "Corpus-Pineale")], r"dseg\.tsv: 'Corpus-Pineale' is no structure"),
+        ([("one", "CSF")], "not a table with the columns index and name"),
+        ([(1, "CSF"), (1, "Thalamus")], "an index is named twice"),
+        ([], "no row"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path: Path, rows: list[tuple[object, str]], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        labels.read_segmentation_names(write_names(tmp_path / "dseg.tsv", rows))
+
+
+def test_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none\.tsv: not a table"):
+        labels.read_segmentation_names(tmp_path / "none.tsv")

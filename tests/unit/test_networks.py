@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from synthsr.networks import InstanceNorm3d, UNet, UNetConfig, block_offset, fold, unfold
+from synthsr.networks import (
+    DISTANCE_LIMIT_MM,
+    InstanceNorm3d,
+    UNet,
+    UNetConfig,
+    block_offset,
+    fold,
+    unfold,
+    with_distance_head,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +39,13 @@ def test_fold_orders_channels_by_block_offset(channels: int) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_forward_block_is_part_of_forward(stride: int) -> None:
-    network = UNet(UNetConfig(in_channels=2, out_channels=3, features=2, levels=3, stride=stride)).eval()
+@pytest.mark.parametrize("extra", [{"out_channels": 3}, {"out_channels": 3, "distance": True}, {"residual": 1}])
+def test_forward_block_is_part_of_forward(stride: int, extra: dict[str, int]) -> None:
+    network = UNet(UNetConfig(in_channels=2, features=2, levels=3, stride=stride, **extra)).eval()
     image = torch.rand(1, 2, 16, 8, 24)
     with torch.inference_mode():
         whole = network(image)
+        assert whole.shape == (1, network.config.maps, 16, 8, 24)
         for offset in range(stride**3):
             part = network.forward_block(image, offset)
             torch.testing.assert_close(part, block_offset(whole, stride, offset), rtol=1e-5, atol=1e-6)
@@ -96,3 +107,80 @@ def test_instance_normalised_network_evaluates_as_it_trains() -> None:
     image = torch.rand(1, 1, 16, 16, 16)
     with torch.inference_mode():
         assert torch.equal(network.train()(image), network.eval()(image))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channel", [0, 2])
+def test_residual_with_a_zero_head_gives_the_channel(stride: int, channel: int) -> None:
+    network = UNet(UNetConfig(3, features=2, levels=2, stride=stride, residual=channel)).eval()
+    for parameter in network.head.parameters():
+        nn.init.zeros_(parameter)
+    image = torch.rand(2, 3, 8, 12, 16)
+    expected = image[:, channel : channel + 1]
+    with torch.inference_mode():
+        assert torch.equal(network(image), expected)
+        for offset in range(stride**3):
+            assert torch.equal(network.forward_block(image, offset), block_offset(expected, stride, offset))
+
+
+def test_residual_adds_the_channel_to_the_answer() -> None:
+    plain = UNet(UNetConfig(2, features=2, levels=2, stride=2)).eval()
+    network = UNet(UNetConfig(2, features=2, levels=2, stride=2, residual=1)).eval()
+    network.load_state_dict(plain.state_dict())
+    image = torch.rand(1, 2, 8, 8, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(image), plain(image) + image[:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"in_channels": 2, "residual": 2}, "input channel 2; they are 0 to 1"),
+        ({"residual": -1}, "input channel -1"),
+        ({"residual": 0, "out_channels": 2}, "one output map; there are 2"),
+        ({"residual": 0, "distance": True}, "one output map; there are 2"),
+    ],
+)
+def test_unfit_residual(facts: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        UNetConfig(**facts)
+
+
+def test_headers_name_only_what_a_network_has() -> None:
+    """Headers are part of the bytes whose hash decides whether a cohort is computed anew."""
+    before = {"in_channels": 1, "out_channels": 33, "features": 16, "levels": 5, "stride": 2, "norm": "instance"}
+    assert list(UNetConfig(**before).to_dict().items()) == list(before.items())
+    for extra in ({"out_channels": 1, "residual": 0}, {"distance": True}):
+        config = UNetConfig(**(before | extra))
+        assert config.to_dict() == before | extra
+        assert UNetConfig(**config.to_dict()) == config
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_distance_head_leaves_the_other_maps_alone(stride: int) -> None:
+    network = UNet(UNetConfig(1, 3, features=2, levels=2, stride=stride, norm="instance"))
+    wide = with_distance_head(network)
+    assert wide.config == UNetConfig(1, 3, 2, 2, stride, "instance", distance=True)
+    assert wide.training and not with_distance_head(network.eval()).training
+    assert with_distance_head(wide) is wide
+    image = torch.rand(1, 1, 8, 8, 8)
+    with torch.inference_mode():
+        answer = wide.eval()(image)
+        torch.testing.assert_close(answer[:, :3], network(image))
+        assert (answer[:, 3] == 0).all()
+        wide.head.bias[3 * stride**3 :] = -1
+        answer = wide(image)
+    torch.testing.assert_close(answer[:, :3], network(image))
+    assert (answer[:, 3] == -DISTANCE_LIMIT_MM).all()
+
+
+def test_distance_head_learns_from_zero() -> None:
+    network = with_distance_head(UNet(UNetConfig(1, 2, features=2, levels=2, stride=2, norm="instance")))
+    image, true = torch.rand(1, 1, 8, 8, 8), 5 * torch.sign(torch.randn(1, 4, 4, 4))
+    first = (network.forward_block(image, 5)[:, 2] - true).square().mean()
+    first.backward()
+    assert network.head.weight.grad is not None
+    assert (network.head.weight.grad[2 * 8 + 5] != 0).all()
+    with torch.no_grad():
+        network.head.weight -= 1e-4 * network.head.weight.grad
+    assert (network.forward_block(image, 5)[:, 2] - true).square().mean() < first

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 from analysis import cli, tsv
-from analysis.statistics import ageing, cohort
+from analysis.statistics import ageing, cohort, linear
 
 
 def planted_median(age: np.ndarray) -> np.ndarray:
@@ -44,8 +45,10 @@ def write_inputs(folder: Path, table: pd.DataFrame) -> tuple[Path, Path]:
     return folder / "volumes.tsv", folder / "people.tsv"
 
 
-def call(volumes: Path, people: Path, out: Path) -> int:
-    return cli.main(["ageing", str(volumes), "--participants", str(people), "--out", str(out), "--replicates", "100"])
+def call(volumes: Path, people: Path, out: Path, *more: str) -> int:
+    return cli.main(
+        ["ageing", str(volumes), "--participants", str(people), "--out", str(out), "--replicates", "100", *more]
+    )
 
 
 def test_planted_curve_is_recovered_through_the_command(tmp_path):
@@ -62,6 +65,8 @@ def test_planted_curve_is_recovered_through_the_command(tmp_path):
     assert row["icv_coefficient"] == pytest.approx(0.004, abs=0.001)
     assert row["male_minus_female_mm3"] == pytest.approx(200, abs=200)
     assert row["knots"] == 6 and 45 < row["peak_age_years"] < 70
+    # The planted curve has its largest value at 57.5 years.
+    assert row["peak_low_years"] <= 57.5 <= row["peak_high_years"] < 75
     expected = np.polyfit(age := np.linspace(20, 90, 701), planted_median(age), 1)[0]
     assert row["slope_mm3_per_year"] == pytest.approx(expected, abs=4)
     assert row["slope_low_mm3_per_year"] < expected < row["slope_high_mm3_per_year"]
@@ -79,18 +84,21 @@ def test_band_covers_the_planted_median():
     assert 0.90 <= np.mean(covered) <= 0.99
 
 
+def linear_fit(table: pd.DataFrame) -> dict[str, float]:
+    return linear.fit(
+        table["Hippocampus"].to_numpy(),
+        table["age_years"].to_numpy(),
+        covariates=ageing.covariates_of(table, "Hippocampus")[1],
+        groups=pd.factorize(table["participant_id"])[0],
+        confidence=0.95,
+    )
+
+
 def test_no_effect_is_rejected_at_about_five_percent():
     rejected = []
     for seed in range(300):
         table = simulate(seed, 40, slope=False)
-        found = ageing._linear_fit(
-            table["Hippocampus"].to_numpy(),
-            table["age_years"].to_numpy(),
-            ageing._covariates(table, by_icv=True)[1],
-            pd.factorize(table["participant_id"])[0],
-            0.95,
-        )
-        rejected.append(found["p_value"] < 0.05)
+        rejected.append(linear_fit(table)["p_value"] < 0.05)
     assert 0.02 <= np.mean(rejected) <= 0.08
 
 
@@ -98,9 +106,9 @@ def test_linear_fit_agrees_with_statsmodels():
     from statsmodels.api import OLS, add_constant
 
     table = simulate(1, 400)
-    covariates = ageing._covariates(table, by_icv=True)[1]
+    covariates = ageing.covariates_of(table, "Hippocampus")[1]
     age, groups = table["age_years"].to_numpy(), pd.factorize(table["participant_id"])[0]
-    found = ageing._linear_fit(table["Hippocampus"].to_numpy(), age, covariates, groups, 0.95)
+    found = linear_fit(table)
     model = OLS(table["Hippocampus"].to_numpy(), add_constant(np.column_stack([age, covariates])))
     reference = model.fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
     assert found["slope_mm3_per_year"] == pytest.approx(reference.params[1])
@@ -108,14 +116,121 @@ def test_linear_fit_agrees_with_statsmodels():
     assert reach == pytest.approx(1.966 * reference.bse[1], rel=0.03)
 
 
+def test_each_participants_share_of_the_slope_is_that_of_leaving_them_out():
+    table = simulate(3, 25)
+    volume, age = table["Hippocampus"].to_numpy(), table["age_years"].to_numpy()
+    covariates, groups = ageing.covariates_of(table, "Hippocampus")[1], pd.factorize(table["participant_id"])[0]
+    full, deviations, _ = linear.slope_of(volume, age, covariates=covariates, groups=groups)
+    for group, deviation in enumerate(deviations):
+        rest = groups != group
+        without, *_ = linear.slope_of(
+            volume[rest], age[rest], covariates=covariates[rest], groups=pd.factorize(groups[rest])[0]
+        )
+        assert full[1] - without[1] == pytest.approx(deviation)
+
+
+def test_slope_p_and_r_of_single_scans_are_scipys():
+    """Without covariates and with one scan each; the jackknife's error is near the textbook's."""
+    from scipy.stats import linregress
+
+    table = simulate(2, 300).drop_duplicates("participant_id").assign(male=1.0, ICV=1.5e6)
+    found, reference = linear_fit(table), linregress(table["age_years"], table["Hippocampus"])
+    assert found["slope_mm3_per_year"] == pytest.approx(reference.slope)
+    assert found["pearson_r"] == pytest.approx(reference.rvalue)
+    assert np.log10(found["p_value"]) == pytest.approx(np.log10(reference.pvalue), rel=0.2)
+
+
 def test_rerun_leaves_every_file_alone(tmp_path):
     volumes, people = write_inputs(tmp_path, simulate(0, 30))
     out = tmp_path / "out"
     call(volumes, people, out)
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert set(before) == {"ageing_curves.tsv", "ageing_summary.tsv", "ageing.json", "ageing.png"}
+    tables = {"ageing_curves.tsv", "ageing_summary.tsv", "ageing_scores.tsv"}
+    assert set(before) == {*tables, "ageing.json", "ageing.png"}
     call(volumes, people, out)
     assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+def test_scores_are_standard_normal_and_follow_the_centiles(tmp_path):
+    table = simulate(0, 300)
+    volumes, people = write_inputs(tmp_path, table)
+    assert call(volumes, people, tmp_path / "out") == 0
+    numbers = ("age_years", "corrected_mm3", "centile", "z")
+    scores = tsv.read(tmp_path / "out" / "ageing_scores.tsv", numbers=numbers)
+    assert list(scores)[:3] == ["participant_id", "session_id", "scan_id"]
+    assert scores.groupby("structure").size().eq(len(table)).all()
+    mine = scores[scores["structure"] == "Hippocampus"]
+    np.testing.assert_allclose(norm.cdf(mine["z"]) * 100, mine["centile"], atol=0.01)
+    assert mine["z"].mean() == pytest.approx(0, abs=0.1) and mine["z"].std() == pytest.approx(1, abs=0.1)
+    curves = tsv.read(tmp_path / "out" / "ageing_curves.tsv", numbers=ageing.CURVE_COLUMNS[1:])
+    curve = curves[curves["structure"] == "Hippocampus"]
+    for centile in ageing.CENTILES:
+        at_age = np.interp(mine["age_years"], curve["age_years"], curve[f"centile{centile}_mm3"])
+        agree = (mine["corrected_mm3"] < at_age) == (mine["centile"] < centile)
+        assert agree.mean() > 0.99
+
+
+def test_reference_group_is_fitted_alone_and_everybody_scored(tmp_path):
+    table = simulate(0, 200)
+    is_ill = table["participant_id"].str[-1] == "7"
+    table = table[~is_ill | (table["age_years"] > 30)].assign(Hippocampus=lambda t: t["Hippocampus"] - 1500 * is_ill)
+    table.loc[table.index[table["participant_id"] == "sub-7"], "age_years"] = 97.0
+    volumes, people = write_inputs(tmp_path, table)
+    known = tsv.read(people)
+    tsv.write(known.assign(diagnosis=np.where(known["participant_id"].str[-1] == "7", "AD", "Control")), people)
+    assert call(volumes, people, tmp_path / "out", "--reference-group", "Control") == 0
+    controls = tmp_path / "controls"
+    controls.mkdir()
+    assert call(*write_inputs(controls, table[~is_ill]), controls / "out") == 0
+    curves = [folder / "out" / "ageing_curves.tsv" for folder in (tmp_path, controls)]
+    assert curves[0].read_text() == curves[1].read_text()
+    scores = tsv.read(tmp_path / "out" / "ageing_scores.tsv", numbers=("z",)).query("structure == 'Hippocampus'")
+    ill = scores[scores["participant_id"].str[-1] == "7"]
+    assert ill["z"].median() < -1.5 < -0.2 < scores.drop(ill.index)["z"].median()
+    old = scores[scores["participant_id"] == "sub-7"]
+    assert old["z"].isna().all() and old["note"].str.contains("age outside the reference").all()
+    assert json.loads((tmp_path / "out" / "ageing.json").read_text())["reference_group"] == "Control"
+
+
+def test_reference_group_of_one_sex_scores_that_sex(tmp_path):
+    table = simulate(0, 100)
+    fit = ageing.fit_structure(table[table["male"] == 1], "Hippocampus", ageing.Settings(replicates=100))
+    inside = table[table["age_years"].between(*fit.model.age_range_years)]
+    scores = ageing.score(inside, fit.model)
+    assert (scores["z"].notna() == (inside["male"] == 1)).all()
+    assert scores.loc[inside["male"] == 0, "note"].eq("nobody of this sex in the reference").all()
+
+
+def test_a_reference_group_that_nobody_is_in_is_named(tmp_path, capsys):
+    volumes, people = write_inputs(tmp_path, simulate(0, 20))
+    assert call(volumes, people, tmp_path / "out", "--reference-group", "Control") == 65
+    assert "lacks the column diagnosis" in capsys.readouterr().err
+    tsv.write(tsv.read(people).assign(diagnosis="AD"), people)
+    assert call(volumes, people, tmp_path / "out", "--reference-group", "Control") == 65
+    assert "nobody has the diagnosis 'Control'; there are: AD" in capsys.readouterr().err
+
+
+def test_a_flat_curve_has_no_clear_peak():
+    rng = np.random.default_rng(0)
+    flat = simulate(0, 60).assign(Hippocampus=lambda t: 8000 + 300 * rng.normal(size=len(t)))
+    summary = ageing.fit_structure(flat, "Hippocampus", ageing.Settings(replicates=100)).summary
+    assert "no clear peak" in summary["note"] or "no peak" in summary["note"]
+
+
+def test_one_participant_with_many_scans_is_a_documented_na(tmp_path):
+    table = simulate(0, 40).assign(participant_id="sub-0", age_years=50.0, male=1.0)
+    volumes, people = write_inputs(tmp_path, table)
+    assert call(volumes, people, tmp_path / "out") == 0
+    summary = tsv.read(tmp_path / "out" / "ageing_summary.tsv").set_index("structure")
+    assert "1 participants, 20 are the least" in summary.loc["Hippocampus", "note"]
+
+
+def test_people_twice_in_their_table_are_refused(tmp_path, capsys):
+    volumes, people = write_inputs(tmp_path, simulate(0, 20))
+    lines = people.read_text().splitlines()
+    people.write_text("\n".join([*lines, lines[1]]) + "\n")
+    assert call(volumes, people, tmp_path / "out") == 65
+    assert f"people.tsv: lines 2 and {len(lines) + 1} are both for participant_id sub-0" in capsys.readouterr().err
 
 
 def test_few_participants_use_few_knots_and_say_so(tmp_path):
@@ -150,7 +265,8 @@ def test_what_cannot_be_fitted_is_a_documented_na(tmp_path, spoil, reason):
     else:
         assert summary.empty
         assert json.loads((tmp_path / "out" / "ageing.json").read_text())["notes"] == [reason]
-        assert "no volumes" in ageing.draw({}).texts[0].get_text()
+        assert "no volumes" in ageing.draw({}, table).texts[0].get_text()
+        assert tsv.read(tmp_path / "out" / "ageing_scores.tsv").columns[0] == "participant_id"
     assert (tmp_path / "out" / "ageing.png").stat().st_size > 0
 
 

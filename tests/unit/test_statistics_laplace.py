@@ -92,3 +92,38 @@ def test_cluster_weights_are_shared_within_a_cluster():
 def test_more_than_half_identical_is_refused():
     with pytest.raises(ValueError, match="half"):
         laplace.fit(np.array([1.0, 1, 1, 2]), np.ones((4, 1)), np.ones((4, 1)))
+
+
+def test_median_with_covariates_is_quantile_regression():
+    """As the command fits it, curve and covariates together, with a constant scale."""
+    age, y = skewed_cohort()
+    rng = np.random.default_rng(1)
+    covariates = np.column_stack([1e5 * rng.normal(size=len(y)), rng.integers(0, 2, len(y)) - 0.5])
+    y = y + covariates @ [0.004, 300.0]
+    design = np.column_stack([laplace.NaturalSpline.at_quantiles(age, 5).design(age), covariates])
+    ours = laplace.fit(y, design, np.ones((len(y), 1))).location[0]
+    scale = np.abs(design).max(axis=0)
+    theirs = QuantReg(y, design / scale).fit(q=0.5).params / scale
+    assert np.abs(y - design @ ours).sum() < 1.001 * np.abs(y - design @ theirs).sum()
+    np.testing.assert_allclose(ours[-2:], theirs[-2:], rtol=0.15)
+
+
+def test_probability_and_score_against_scipy():
+    from scipy.stats import laplace as reference
+    from scipy.stats import norm
+
+    standardised = np.array([-30.0, -3.0, -0.2, 0.0, 0.2, 3.0])
+    np.testing.assert_allclose(laplace.probability(standardised), reference.cdf(standardised))
+    np.testing.assert_allclose(norm.cdf(laplace.normal_score(standardised)), reference.cdf(standardised))
+    far = laplace.normal_score(np.array([-1000.0, 1000.0]))
+    assert np.isfinite(far).all() and far[0] == -far[1] < -40
+
+
+def test_expanded_tail_is_students_interval_of_a_mean():
+    """Of the mean of n normal values, whose bootstrap distribution is normal with the variance over n."""
+    from scipy.stats import norm, t
+
+    n, values = 12, np.random.default_rng(0).normal(size=12)
+    tail = laplace.expanded_tail(0.95, n_clusters=n, n_parameters=1)
+    reach = -norm.ppf(tail) * values.std() / np.sqrt(n)
+    assert reach == pytest.approx(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n))

@@ -9,16 +9,19 @@ import subprocess
 from pathlib import Path
 
 import h5py
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from synthsr import cli
 from synthsr.errors import ConfigurationError, DataError
 from synthsr.files import sha256
 from synthsr.networks import UNet, UNetConfig
 from synthsr.weights.keras import import_keras, read_keras
+from synthsr.weights.registry import registered
 from synthsr.weights.storage import load_network, save_network
 
 TESTS = Path(__file__).parents[1]
@@ -45,6 +48,83 @@ def replace_dataset(path: Path, layer: str, variable: str, values: npt.NDArray[n
     with h5py.File(path, "r+") as stream:
         del stream[layer][layer][variable]
         stream[layer][layer].create_dataset(variable, data=values)
+
+
+def write_two_channel_keras(path: Path, levels: int = 5, features: int = 2) -> npt.NDArray[np.float64]:
+    """Random weights as ``save_weights`` writes them, under the published names; returns the first kernel."""
+    rng = np.random.default_rng(11)
+    width = [features * 2**level for level in range(levels)]
+    convolutions = {}
+    for level in range(levels):
+        convolutions[f"downarm_{level}_0"] = (2 if level == 0 else width[level - 1], width[level])
+        convolutions[f"downarm_{level}_1"] = (width[level], width[level])
+    for j, level in enumerate(range(levels - 2, -1, -1)):
+        convolutions[f"uparm_{levels + j}_0"] = (width[level + 1] + width[level], width[level])
+        convolutions[f"uparm_{levels + j}_1"] = (width[level], width[level])
+    norms = {f"down_{level}": width[level] for level in range(levels)}
+    norms |= {f"up_{j}": width[levels - 2 - j] for j in range(levels - 1)}
+    layers = {}
+    for name, (n_in, n_out) in convolutions.items():
+        kernel = rng.standard_normal((3, 3, 3, n_in, n_out)) / np.sqrt(27 * n_in)
+        layers[f"unet_conv_{name}"] = {"kernel:0": kernel, "bias:0": 0.1 * rng.standard_normal(n_out)}
+    for name, n in norms.items():
+        layers[f"unet_bn_{name}"] = {
+            "gamma:0": rng.uniform(0.5, 1.5, n), "beta:0": 0.1 * rng.standard_normal(n),
+            "moving_mean:0": 0.1 * rng.standard_normal(n), "moving_variance:0": rng.uniform(0.5, 2, n),
+        }  # fmt: skip
+    layers["unet_likelihood"] = {"kernel:0": rng.standard_normal((1, 1, 1, features, 1)), "bias:0": np.array([0.2])}
+    with h5py.File(path, "w") as stream:
+        for layer, variables in layers.items():
+            for variable, values in variables.items():
+                stream.create_dataset(f"{layer}/{layer}/{variable}", data=values.astype(np.float32))
+    return layers["unet_conv_downarm_0_0"]["kernel:0"]
+
+
+class TestTwoChannels:
+    """As in the published low-field model, which takes a T1 and a T2."""
+
+    def test_first_convolution_takes_the_channels_in_their_order(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        kernel = write_two_channel_keras(tmp_path / "two.h5")
+        assert cli.main(["weights", "import", str(tmp_path / "two.h5"), str(tmp_path / "two.safetensors")]) == 0
+        network = load_network(tmp_path / "two.safetensors").network
+        assert network.config == UNetConfig(in_channels=2, out_channels=1, features=2, levels=5)
+        assert "--low-field" in capsys.readouterr().err
+        first = network.down[0].get_submodule("conv0")
+        for channel in (0, 1):
+            image = torch.zeros(1, 2, 5, 5, 5)
+            image[0, channel, 2, 2, 2] = 1
+            with torch.inference_mode():
+                answer = (first(image) - first(torch.zeros_like(image)))[0, :, 1:4, 1:4, 1:4]
+            # A point is answered with the kernel's mirror image.
+            expected = np.moveaxis(kernel[::-1, ::-1, ::-1, channel], -1, 0)
+            np.testing.assert_allclose(answer, expected, atol=1e-6)
+
+    def test_low_field_is_the_reference_formula(self, tmp_path: Path) -> None:
+        """T1 to [0, 3], T2 to [0, 2]; minimum + spread · (network + T1), at least 0."""
+        write_two_channel_keras(tmp_path / "two.h5")
+        source, out = str(tmp_path / "two.h5"), str(tmp_path / "low.safetensors")
+        assert cli.main(["weights", "import", "--low-field", source, out]) == 0
+        rng = np.random.default_rng(5)
+        t1, t2 = (rng.uniform(low, high, (32, 32, 32)).astype(np.float32) for low, high in ((20, 700), (0, 90)))
+        for name, data in (("t1", t1), ("t2", t2)):
+            nib.save(nib.Nifti1Image(data, np.eye(4)), tmp_path / f"{name}.nii")
+        given = ["predict", str(tmp_path / "t1.nii"), str(tmp_path / "out.nii"), "--also", str(tmp_path / "t2.nii")]
+        assert cli.main([*given, "--weights", out, "--no-flip"]) == 0
+        im1 = t1 - t1.min()
+        spread = im1.max() / 3
+        im1, im2 = im1 / spread, (t2 - t2.min()) / (t2 - t2.min()).max() * 2
+        with torch.inference_mode():
+            residual = read_keras(tmp_path / "two.h5")(torch.from_numpy(np.stack([im1, im2])[None]))[0, 0].numpy()
+        expected = (t1.min() + spread * (residual + im1)).clip(0)
+        assert (expected == 0).mean() < 0.9 and (expected - t1).std() > 1
+        np.testing.assert_allclose(nib.load(tmp_path / "out.nii").get_fdata(), expected, rtol=1e-3, atol=0.05)
+
+    def test_low_field_needs_two_channels(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert cli.main(["weights", "import", "--low-field", str(STORED), str(tmp_path / "x.safetensors")]) == 65
+        assert "2 input and 3 output channels; the published low-field model has 2 and 1" in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
 
 
 class TestKerasImport:
@@ -193,6 +273,23 @@ class TestSafetensors:
             save_network(network, path, {"task": "synthsr", "steps": 7, "seed": 1})
         assert len({sha256(path) for path in paths}) == 1
 
+    @pytest.mark.parametrize("name", ["segmentation", "synthsr"])
+    def test_shipped_weights_keep_their_bytes(self, name: str, tmp_path: Path) -> None:
+        """What this version writes is what an earlier one wrote."""
+        loaded = load_network(name)
+        save_network(loaded.network, tmp_path / "again.safetensors", loaded.information, dtype=torch.float16)
+        assert sha256(tmp_path / "again.safetensors") == registered()[name].sha256
+
+    @pytest.mark.parametrize("extra", [{"residual": 1}, {"distance": True}])
+    def test_round_trip_of_residual_and_distance(self, extra: dict[str, int], tmp_path: Path) -> None:
+        network = UNet(UNetConfig(2, features=2, levels=2, stride=2, **extra)).eval()
+        save_network(network, tmp_path / "net.safetensors", {})
+        loaded = load_network(tmp_path / "net.safetensors").network
+        assert loaded.config == network.config
+        image = torch.rand(1, 2, 8, 8, 8)
+        with torch.inference_mode():
+            assert torch.equal(loaded(image), network(image))
+
     def test_unknown_name(self) -> None:
         with pytest.raises(
             ConfigurationError, match="no-such-weights: neither a weights file nor one of the registered"
@@ -214,9 +311,11 @@ class TestSafetensors:
             {"synthsr": json.dumps({"network": {"feature": 4}, "information": {}})},
             {"synthsr": json.dumps([1, 1, 4, 2, 1])},
             {"synthsr": json.dumps({"network": {"features": 8, "levels": 2}, "information": {}})},
+            {"synthsr": json.dumps({"network": {"features": 4, "levels": 2, "residual": 1}, "information": {}})},
+            {"synthsr": json.dumps({"network": {"features": 4, "levels": 2, "distance": True}, "information": {}})},
             {"synthsr": json.dumps({"network": {"features": 4, "levels": 3}, "information": {}})},
         ],
-        ids=["none", "not-json", "misspelt", "list", "too-wide", "too-deep"],
+        ids=["none", "not-json", "misspelt", "list", "too-wide", "no-such-channel", "no-distance-rows", "too-deep"],
     )
     def test_unfit_header(self, tmp_path: Path, header: dict[str, str]) -> None:
         path = tmp_path / "net.safetensors"

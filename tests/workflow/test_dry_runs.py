@@ -51,9 +51,10 @@ def test_plan_after_the_inventory_names_every_output(tmp_path: Path) -> None:
     for path in made:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    truth = tmp_path / "truth.tsv"
-    truth.touch()
-    common = ["--config", f"dicom={source}", f"truth={truth}"]
+    table = tmp_path / "table.tsv"
+    table.touch()
+    tables = [f"{key}={table}" for key in ("truth", "lesions", "landmarks")]
+    common = ["--config", f"dicom={source}", *tables, f"groups={{diagnoses: {table}}}"]
     assert snakemake(study, "--cores", "1", "--touch", "--until", "inventory", *common).returncode == 0
     plan = snakemake(study, "--dry-run", "--cores", "1", *common)
     assert plan.returncode == 0, plan.stdout + plan.stderr
@@ -96,6 +97,7 @@ def test_a_study_that_joins_a_patient_schedules_the_inventory(tmp_path: Path, ki
         (["dicmo=x"], "dicmo"),
         (["dicom=."], None),
         (["dicom=.", "batch_size=many"], "batch_size"),
+        (["dicom=.", "groups={levels: [AD, AD]}"], "levels"),
         (["dicom=.", "bids=."], "both are set"),
         (["batch_size=3"], "neither is set"),
         (["dicom=/nowhere/at/all"], "/nowhere/at/all is not a folder"),

@@ -76,6 +76,12 @@ def statistics_tables():
     ]
     if config["truth"]:
         tables.append(RESULTS.statistics("agreement") / "agreement.tsv")
+    if config["groups"]["diagnoses"]:
+        tables.append(RESULTS.statistics("groups") / "groups.tsv")
+    if config["lesions"]:
+        tables.append(RESULTS.statistics("asymmetry") / "asymmetry.tsv")
+    if config["landmarks"]:
+        tables.append(RESULTS.statistics("landmarks") / "landmarks.tsv")
     return tables
 
 

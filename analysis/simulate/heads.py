@@ -1,0 +1,115 @@
+"""A patient's head at a visit: deformed as prescribed, placed in the scanner, and what is true of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from synthsr import labels
+
+from . import courses, deform, lesions, patients, render
+from .anatomy import Anatomy
+from .clinic import Clinic
+from .patients import Patient, Visit
+
+#: Label of the third ventricle, by which a midline shift is measured.
+THIRD_VENTRICLE = 14
+
+
+def prescribed(
+    clinic: Clinic, anatomy: Anatomy, patient: Patient, visit: Visit, lesion: lesions.Lesion | None
+) -> npt.NDArray[np.float64]:
+    """Log of prescribed over base volume of every structure, and last of the lesion's bulk if there is one."""
+    age = courses.ageing(patient.age_years(visit), anatomy_age_years=clinic.anatomy_age_years)
+    disease = courses.disease(patient, visit, lesion)
+    logs = {number: age[number] + disease[number] + patient.deviation[number] for number in age}
+    if lesion is None:
+        return courses.prescribed_log_ratio(anatomy, logs)
+    ratio = courses.prescribed_log_ratio(anatomy, logs, displaced_mm3=lesion.displaced_mm3(visit))
+    return np.append(ratio, np.log(lesion.growths[visit.number - 1]))
+
+
+def deformed(
+    clinic: Clinic,
+    anatomy: Anatomy,
+    patient: Patient,
+    visit: Visit,
+    *,
+    log_ratio: npt.NDArray[np.float64],
+    lesion: lesions.Lesion | None = None,
+    sinus: npt.NDArray[np.bool_] | None = None,
+) -> render.Head:
+    """Deform the base into a patient and put the head into the scanner."""
+    grid = anatomy.grid_mm
+    shape = patients.stream(clinic.seed, patient.index, patients.SHAPE)
+    variation = deform.random_velocity(
+        shape, anatomy.grid_shape, sd=clinic.shape_mm / grid, length=clinic.shape_length_mm / grid
+    )
+    fractions = anatomy.fractions if lesion is None else lesions.with_bulk(anatomy, lesion)
+    warp = deform.fit(fractions, log_ratio, variation, steps=clinic.fit_steps)
+    return render.place(
+        anatomy,
+        warp,
+        patient,
+        visit,
+        rng=patients.stream(clinic.seed, patient.index, patients.TEXTURE),
+        lesion=None if lesion is None else lesion.classes(visit),
+        sinus=sinus,
+    )
+
+
+def true_rows(
+    head: render.Head,
+    patient: Patient,
+    measured: npt.NDArray[np.float64],
+    log_ratio: npt.NDArray[np.float64],
+    lesion: lesions.Lesion | None,
+) -> list[dict[str, str | float]]:
+    """Measured and prescribed volume per structure and of the intracranial space.
+
+    Parameters
+    ----------
+    head, patient
+        Whose.
+    measured
+        By class of lesion and structure, as :func:`.render.true_volumes_mm3` gives it.
+    log_ratio
+        As :func:`prescribed` gives it.
+    lesion
+        The lesion, if there is one.
+    """
+    anatomy = head.anatomy
+    bulk = measured[lesions.bulk_classes()].sum(axis=0)
+    taken = np.zeros(len(anatomy.structures))
+    if lesion is not None:
+        taken += [(anatomy.numbers[lesion.bulk] == number).sum() for number in anatomy.structures]
+    wanted = np.exp(log_ratio[: len(taken)]) * (anatomy.volumes_mm3 - taken)
+    wanted = (wanted + (np.exp(log_ratio[-1]) * taken if lesion is not None else 0)) * head.scale_cubed
+    names = [labels.by_number()[number].name for number in anatomy.structures]
+    tissue = measured.sum(axis=0) - bulk
+    everything = [*zip(names, tissue, bulk, wanted, strict=True), ("ICV", measured.sum(), bulk.sum(), patient.icv_mm3)]
+    return [
+        {
+            "structure": name,
+            "volume_mm3": round(float(volume), 2),
+            "lesion_mm3": round(float(lost), 2),
+            "prescribed_mm3": round(float(asked), 2),
+        }
+        for name, volume, lost, asked in everything
+    ]
+
+
+def midline_shift_mm(head: render.Head) -> float:
+    """How far the third ventricle lies to the right of the skull's middle, beyond what it does in the base.
+
+    NaN where the base has no third ventricle.
+    """
+    ventricle = np.argwhere(head.anatomy.numbers == THIRD_VENTRICLE).astype(float)
+    if not len(ventricle):
+        return float("nan")
+    held = np.asarray(head.anatomy.fractions.sum(axis=0)).reshape(head.anatomy.grid_shape) > 0
+    base_middle = np.argwhere(held)[:, 0].mean() * head.anatomy.grid_mm
+    middle = np.argwhere(head.intracranial)[:, 0].mean() * head.anatomy.grid_mm
+    carried = head.carried_mm(ventricle) @ head.to_base[:, :3].T + head.to_base[:, 3]
+    shift = (carried[:, 0].mean() - middle) - (ventricle[:, 0].mean() - base_middle)
+    return float(shift * head.scale_cubed ** (1 / 3))

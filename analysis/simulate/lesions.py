@@ -1,0 +1,277 @@
+"""Strokes and tumours: where they lie in the base anatomy, what they are made of, and how they displace the rest.
+
+A lesion is drawn on the base anatomy and deformed with it. Its bulk (an infarct, or a tumour without oedema) counts as
+a structure of its own in :func:`.deform.fit`: prescribed to swell or to shrink, it pushes its neighbours outwards as a
+potential flow does, while they keep their volumes and fluid gives way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage, sparse
+
+from synthsr import labels
+
+from . import deform
+from .anatomy import FLUID, Anatomy
+from .clinic import Clinic
+from .patients import LESION, Patient, Visit, stream
+from .tissues import LESIONS
+
+CORE, OEDEMA, RIM, CAVITY, INFARCT, GLIOSIS = LESIONS
+#: Middle of a place as parts of the cerebrum's box: from the mid-plane outwards, forwards, upwards.
+PLACES = {
+    "frontal": (0.50, 0.80, 0.60),
+    "parietal": (0.55, 0.30, 0.72),
+    "temporal": (0.70, 0.55, 0.30),
+    "occipital": (0.35, 0.12, 0.45),
+    "deep": (0.35, 0.55, 0.48),
+}
+#: Standard deviation of the middle about that, as part of the box.
+PLACE_SPREAD = 0.05
+#: Volume over that of the tissue it grew from or killed, by phase: range.
+GROWTH = {
+    "preoperative": (2.0, 4.0),
+    "postoperative": (0.8, 1.5),
+    "subacute": (1.05, 1.2),
+    "chronic": (0.75, 0.95),
+}
+#: Oedema's volume over the tumour's, and how far it reaches at most.
+OEDEMA_RATIO, OEDEMA_REACH_MM = (0.4, 1.2), 30.0
+#: Part of the oedema, the nearest, that is left after the operation.
+OEDEMA_LEFT = 0.4
+#: Thickness of a tumour's enhancing rim, and of the glial scar around an old infarct's cavity.
+RIM_MM, SCAR_MM = 4.0, 3.0
+#: How ragged outlines are, and the size of their lobes.
+RAGGEDNESS, LOBE_MM = 0.35, 12.0
+#: How much farther away fluid counts than tissue when a tumour grows: it fills furrows, and spares cisterns.
+FLUID_COST = 1.4
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A lesion on the base anatomy.
+
+    Attributes
+    ----------
+    kind, side, place
+        ``stroke`` or ``tumour``; ``left`` or ``right``; a key of :data:`PLACES`.
+    volume_mm3
+        Prescribed volume of the bulk at the first visit.
+    phases
+        Phase at each visit, a key of :data:`GROWTH`.
+    growths
+        Volume of the bulk at each visit over that of its voxels on the base.
+    bulk
+        Whether a voxel of the base belongs to it (X, Y, Z).
+    surroundings
+        Oedema: 1 for the part that stays after an operation, 2 for the rest, 0 elsewhere (X, Y, Z).
+    depth_mm
+        Distance from a voxel of the bulk to its surface, ragged, at the size the bulk has at the first visit.
+    """
+
+    kind: str
+    side: str
+    place: str
+    volume_mm3: float
+    phases: tuple[str, ...]
+    growths: tuple[float, ...]
+    bulk: npt.NDArray[np.bool_]
+    surroundings: npt.NDArray[np.uint8]
+    depth_mm: npt.NDArray[np.float32]
+
+    @cached_property
+    def voxels(self) -> int:
+        """Voxels of the bulk."""
+        return int(self.bulk.sum())
+
+    def displaced_mm3(self, visit: Visit) -> float:
+        """Volume the bulk takes at a visit beyond that of its voxels, in the base's size of head."""
+        return self.voxels * (self.growths[visit.number - 1] - 1)
+
+    def classes(self, visit: Visit) -> npt.NDArray[np.uint8]:
+        """Class of every voxel of the base (X, Y, Z) at a visit; 0: healthy."""
+        phase = self.phases[visit.number - 1]
+        classes = np.zeros(self.bulk.shape, dtype=np.uint8)
+        if phase == "preoperative":
+            classes[self.surroundings > 0] = OEDEMA
+            classes[self.bulk] = np.where(self.depth_mm > RIM_MM, CORE, RIM)[self.bulk]
+        elif phase == "postoperative":
+            classes[self.surroundings == 1] = OEDEMA
+            classes[self.bulk] = CAVITY
+        elif phase == "subacute":
+            classes[self.bulk] = INFARCT
+        else:
+            classes[self.bulk] = np.where(self.depth_mm > SCAR_MM, CAVITY, GLIOSIS)[self.bulk]
+        return classes
+
+
+def draw(clinic: Clinic, anatomy: Anatomy, patient: Patient) -> Lesion | None:
+    """Draw a patient's lesion; None without one, or where the base has no cerebrum."""
+    kind = {"Stroke": "stroke", "Tumour": "tumour"}.get(patient.group.diagnosis)
+    if kind is None or not set(labels.CORTEX) <= set(anatomy.structures):
+        return None
+    rng = stream(clinic.seed, patient.index, LESION)
+    side = ("left", "right")[int(rng.integers(2))]
+    place = list(PLACES)[int(rng.integers(len(PLACES)))]
+    low, high = np.log([patient.group.lesion_min_ml, patient.group.lesion_max_ml])
+    volume = 1000 * float(np.exp(rng.uniform(low, high)))
+    first, later = ("preoperative", "postoperative") if kind == "tumour" else ("subacute", "chronic")
+    if kind == "stroke" and rng.random() < 0.5:
+        first = later
+    phases = (first, *[later] * (len(patient.visits) - 1))
+    growth = {phase: float(rng.uniform(*GROWTH[phase])) for phase in GROWTH}
+
+    head = patient.icv_mm3 / float(anatomy.volumes_mm3.sum())
+    tissue = _tissue(anatomy, side)
+    fluid = (anatomy.numbers == FLUID) & _half(anatomy, side) if kind == "tumour" else np.zeros_like(tissue)
+    voxels = np.argwhere(tissue | fluid)
+    centre = _centre(anatomy, voxels[tissue[tuple(voxels.T)]], side, place, rng)
+    axes = rng.uniform(0.8, 1.25, 3)
+    cost = np.linalg.norm((voxels - centre) / axes, axis=1) * (1 + RAGGEDNESS * _lobes(voxels, rng))
+    cost *= np.where(fluid[tuple(voxels.T)], FLUID_COST, 1.0)
+    number = min(max(round(volume / head / growth[first]), 1), len(voxels) // 2)
+    bulk = np.zeros(tissue.shape, dtype=np.bool_)
+    bulk[tuple(voxels[np.argpartition(cost, number)[:number]].T)] = True
+
+    depth = distance(bulk) * growth[first] ** (1 / 3)
+    inside = np.argwhere(bulk)
+    depth[tuple(inside.T)] *= 1 + RAGGEDNESS * _lobes(inside, rng)
+    surroundings = np.zeros(tissue.shape, dtype=np.uint8)
+    if kind == "tumour":
+        white = np.argwhere((anatomy.numbers == labels.WHITE_MATTER[side == "right"]) & ~bulk)
+        away = distance(~bulk, reach=round(OEDEMA_REACH_MM))[tuple(white.T)]
+        spread = away * (1 + 2 * RAGGEDNESS * _lobes(white, rng))
+        order = np.argsort(spread)[: int((away < OEDEMA_REACH_MM).sum())]
+        order = order[: round(float(rng.uniform(*OEDEMA_RATIO)) * volume / head)]
+        surroundings[tuple(white[order].T)] = 2
+        surroundings[tuple(white[order[: round(OEDEMA_LEFT * len(order))]].T)] = 1
+    return Lesion(
+        kind, side, place, volume, phases, tuple(growth[p] for p in phases), bulk, surroundings, depth
+    )  # fmt: skip
+
+
+def with_bulk(anatomy: Anatomy, lesion: Lesion) -> sparse.csr_array:
+    """Fractions of the anatomy's structures without the bulk of a lesion, and the bulk as a last row."""
+    voxels = np.nonzero(lesion.bulk)
+    blocks = np.ravel_multi_index(tuple(axis // anatomy.grid_mm for axis in voxels), anatomy.grid_shape)
+    rows = np.searchsorted(anatomy.structures, anatomy.numbers[voxels])
+    last = len(anatomy.structures)
+    moved = sparse.coo_array(
+        (
+            np.repeat(np.array([-1, 1], dtype=np.float32), len(rows)),
+            (np.concatenate([rows, np.full(len(rows), last)]), np.concatenate([blocks, blocks])),
+        ),
+        shape=(last + 1, anatomy.fractions.shape[1]),
+    )
+    empty = sparse.csr_array((1, anatomy.fractions.shape[1]), dtype=np.float32)
+    return sparse.csr_array(sparse.vstack([anatomy.fractions, empty]) + moved)
+
+
+def _tissue(anatomy: Anatomy, side: str) -> npt.NDArray[np.bool_]:
+    """Cerebral tissue of one side."""
+    chosen = [
+        number
+        for number in anatomy.structures
+        if (label := labels.by_number()[number]).side == side
+        and label.tissue in ("white", "grey", "deep_grey")
+        and "Cerebellum" not in label.name
+    ]
+    return np.isin(anatomy.numbers, chosen)
+
+
+def _half(anatomy: Anatomy, side: str) -> npt.NDArray[np.bool_]:
+    """Voxels on one side of the plane halfway between the middles of both cortices, (X, 1, 1)."""
+    x = np.arange(anatomy.numbers.shape[0])[:, None, None]
+    return np.asarray(x < _mid_plane(anatomy) if side == "left" else x > _mid_plane(anatomy))
+
+
+def _mid_plane(anatomy: Anatomy) -> float:
+    means = [np.nonzero((anatomy.numbers == n).any(axis=(1, 2)))[0].mean() for n in labels.CORTEX]
+    return float(np.mean(means))
+
+
+def _centre(
+    anatomy: Anatomy, tissue: npt.NDArray[np.intp], side: str, place: str, rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
+    """Voxel of tissue nearest to a place, which is drawn about its middle."""
+    cortex = np.isin(anatomy.numbers, labels.CORTEX)
+    low, high = (
+        np.array([f(np.nonzero(cortex.any(axis=tuple({0, 1, 2} - {axis})))[0]) for axis in range(3)], dtype=float)
+        for f in (np.min, np.max)
+    )
+    outwards, forwards, upwards = np.clip(np.array(PLACES[place]) + rng.normal(0, PLACE_SPREAD, 3), 0, 1)
+    middle = _mid_plane(anatomy)
+    outermost = low[0] if side == "left" else high[0]
+    wanted = [
+        middle + outwards * (outermost - middle),
+        low[1] + forwards * (high[1] - low[1]),
+        low[2] + upwards * (high[2] - low[2]),
+    ]
+    return np.asarray(tissue[np.linalg.norm(tissue - np.array(wanted), axis=1).argmin()])
+
+
+def _lobes(voxels: npt.NDArray[np.intp], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Smooth noise of about unit variance at voxels (N, 3), clipped to two standard deviations."""
+    low = voxels.min(axis=0)
+    nodes = torch.from_numpy(((voxels - low) / LOBE_MM).astype(np.float32))
+    shape = [int(n) + 2 for n in nodes.max(dim=0).values]
+    noise = torch.from_numpy(rng.standard_normal((1, *shape)).astype(np.float32))
+    # A node and its neighbours share a point: 1.7 makes up for the variance that interpolation takes.
+    return np.asarray(np.clip(1.7 * deform.sample(noise, nodes)[0].numpy(), -2, 2), dtype=np.float64)
+
+
+def distance(region: npt.NDArray[np.bool_], reach: int = 1) -> npt.NDArray[np.float32]:
+    """Distance in voxels from within a region to what lies outside; right up to ``reach`` beyond the other side."""
+    part = region if region.mean() < 0.5 else ~region
+    box = tuple(slice(max(int(axis.min()) - reach, 0), int(axis.max()) + reach + 1) for axis in np.nonzero(part))
+    distance = np.full(region.shape, np.inf if part is not region else 0, dtype=np.float32)
+    distance[box] = ndimage.distance_transform_edt(region[box])
+    return distance
+
+
+def bulk_classes() -> list[int]:
+    """Classes that make up the bulk: all but oedema, which is tissue still."""
+    return [number for number in LESIONS if number != OEDEMA]
+
+
+def describe(
+    lesion: Lesion, visit: Visit, volumes: npt.NDArray[np.float64], anatomy: Anatomy, *, shift_mm: float
+) -> dict[str, Any]:
+    """Row of the table of lesions.
+
+    Parameters
+    ----------
+    lesion, visit
+        What and when.
+    volumes
+        Measured volume by class (rows; the first is healthy tissue) and structure of the anatomy (columns), mm³.
+    anatomy
+        The base.
+    shift_mm
+        Measured midline shift, right positive.
+    """
+    by_structure = volumes[1:].sum(axis=0)
+    # Fluid has no side of its own; a lesion keeps to its half of it.
+    sides = np.array([labels.by_number()[number].side for number in anatomy.structures])
+    sides = np.where(sides == "midline", lesion.side, sides)
+    return {
+        "lesion": lesion.kind,
+        "phase": lesion.phases[visit.number - 1],
+        "side": lesion.side,
+        "place": lesion.place,
+        "most_in": labels.by_number()[anatomy.structures[int(by_structure.argmax())]].name,
+        **{f"{side}_mm3": round(float(by_structure[sides == side].sum()), 1) for side in ("left", "right")},
+        **{
+            f"{name.lower().replace('-', '_')}_mm3": round(float(volumes[number].sum()), 1)
+            for number, name in LESIONS.items()
+        },
+        "growth": round(lesion.growths[visit.number - 1], 4),
+        "midline_shift_mm": round(shift_mm, 2),
+    }
