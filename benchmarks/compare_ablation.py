@@ -150,10 +150,10 @@ def main() -> None:
             **figures,
         },
     )
-    print(f"{'':36s}{'with':>24s}{'without':>24s}{'difference':>24s}")
+    print(f"{'':42s}{'with':>30s}{'without':>30s}{'difference':>30s}")
     for column, entry in figures.items():
         cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high in entry.values()]
-        print(f"{column:36s}" + "".join(f"{cell:>24s}" for cell in cells))
+        print(f"{column:42s}" + "".join(f"{cell:>30s}" for cell in cells))
 
 
 if __name__ == "__main__":

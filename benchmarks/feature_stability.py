@@ -58,7 +58,7 @@ def brain(made: Generated, stride: int) -> npt.NDArray[np.bool_]:
     numbers = labels.segmentation_numbers()
     inside = torch.tensor([number in labels.intracranial_numbers() for number in numbers], device=made.channel.device)
     share: Tensor = F.avg_pool3d(inside[made.channel].float()[None], stride)
-    return (share[0] > 0.5).cpu().numpy()
+    return (share[0, 0] > 0.5).cpu().numpy()
 
 
 def agreement(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> tuple[Any, Any]:

@@ -89,32 +89,27 @@ def per_icv(planted: Planted) -> float:
 
 
 def bands(*, noise: str, participants: int, cohorts: int, replicates: int) -> Iterator[dict[str, Any]]:
-    """Coverage of the planted median by the band, per structure and decade; of the peak; shares beyond centiles."""
+    """Coverage of the planted median by the band, per structure and decade; of the peak; shares beyond centiles.
+
+    Each cohort has one of the structures, in turn. Widths are in planted standard deviations.
+    """
     settings = ageing.Settings(replicates=replicates)
     points, peaks, scores = [], [], []
     for index in range(cohorts):
         rng = np.random.default_rng([index, participants, list(NOISES).index(noise)])
         table = cohort(rng, participants=participants, noise=noise)
-        for name, planted in STRUCTURES.items():
-            fit = ageing.fit_structure(table, name, settings)
-            assert fit.model is not None
-            # Volumes are corrected to the cohort's mean ICV.
-            moved = per_icv(planted) * (table["ICV"].mean() - MEAN_ICV_MM3)
-            truth = planted.curve(fit.curve["age_years"].to_numpy()) + moved
-            low, high = fit.curve["low_mm3"], fit.curve["high_mm3"]
-            points.append(
-                pd.DataFrame(
-                    {
-                        "structure": name,
-                        "decade": fit.curve["age_years"].astype(int) // 10 * 10,
-                        "covered": (low <= truth) & (truth <= high),
-                        "width": (high - low) / planted.spread_mm3,
-                    }
-                )
-            )
-            scores.append(ageing.score(table, fit.model)["z"])
-            if name == "Cerebral-White-Matter":
-                peaks.append([fit.summary["peak_low_years"], fit.summary["peak_high_years"]])
+        name = list(STRUCTURES)[index % len(STRUCTURES)]
+        planted, fit = STRUCTURES[name], ageing.fit_structure(table, name, settings)
+        assert fit.model is not None
+        # Volumes are corrected to the cohort's mean ICV.
+        moved = per_icv(planted) * (table["ICV"].mean() - MEAN_ICV_MM3)
+        age = fit.curve["age_years"].to_numpy()
+        truth, low, high = planted.curve(age) + moved, fit.curve["low_mm3"], fit.curve["high_mm3"]
+        found = {"decade": age.astype(int) // 10 * 10, "covered": (low <= truth) & (truth <= high)}
+        points.append(pd.DataFrame({"structure": name, **found, "width": (high - low) / planted.spread_mm3}))
+        scores.append(ageing.score(table, fit.model)["z"])
+        if name == "Cerebral-White-Matter":
+            peaks.append([fit.summary["peak_low_years"], fit.summary["peak_high_years"]])
     everything, arm = pd.concat(points), f"{noise} scatter, {participants} participants"
     yield row("median in band", arm, "all ages", everything, COVERAGE)
     for part, found in everything.groupby("structure", sort=False):
@@ -157,10 +152,11 @@ def slopes(*, noise: str, participants: int, repeats: int) -> Iterator[dict[str,
 
 
 def agreements(*, participants: int, scans: int, repeats: int) -> Iterator[dict[str, Any]]:
-    """Coverage of the intervals of agreement; ``scans`` is the most that a participant has."""
+    """Coverage of the intervals of agreement, and of bootstrap percentiles; ``scans`` is the most of a participant."""
     arm = f"{participants} participants, up to {scans} scans"
     truth = population()
     found: dict[str, list[Any]] = {name: [] for name in agreement.INTERVALS}
+    percentiles: dict[str, list[Any]] = {"pearson_r": [], "concordance": []}
     for index in range(repeats):
         rng = np.random.default_rng([index, participants, scans, 2])
         person = np.repeat(np.arange(participants), rng.integers(1, scans + 1, participants))
@@ -171,8 +167,28 @@ def agreements(*, participants: int, scans: int, repeats: int) -> Iterator[dict[
         for name, (first, second) in agreement.INTERVALS.items():
             low, high = compared[first], compared[second]
             found[name].append([low <= truth[name] <= high, high - low])
+        for name, (low, high) in bootstrap_percentiles(rng, measured, true, person=person).items():
+            percentiles[name].append([low <= truth[name] <= high, high - low])
     for name, rows in found.items():
         yield row("agreement in interval", arm, name, pd.DataFrame(rows, columns=["covered", "width"]), COVERAGE)
+    for name, rows in percentiles.items():
+        yield row("for comparison: cluster bootstrap", arm, name, pd.DataFrame(rows, columns=["covered", "width"]))
+
+
+def bootstrap_percentiles(
+    rng: np.random.Generator, measured: Array, true: Array, *, person: npt.NDArray[np.int64]
+) -> dict[str, Array]:
+    """95 % intervals from 500 draws of participants with all their scans, by each participant's sums."""
+    x, y = measured - measured.mean(), true - measured.mean()
+    sums = np.stack([np.bincount(person, values) for values in (np.ones_like(x), x, y, x * x, y * y, x * y)], axis=1)
+    times = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=500)
+    n, x, y, xx, yy, xy = (times @ sums).T
+    variance, true_variance, shared = xx / n - (x / n) ** 2, yy / n - (y / n) ** 2, xy / n - x * y / n**2
+    values = {
+        "pearson_r": shared / np.sqrt(variance * true_variance),
+        "concordance": 2 * shared / (variance + true_variance + ((x - y) / n) ** 2),
+    }
+    return {name: np.quantile(drawn, [0.025, 0.975]) for name, drawn in values.items()}
 
 
 def measurements(rng: np.random.Generator, person: npt.NDArray[np.int64]) -> tuple[Array, Array]:

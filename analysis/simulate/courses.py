@@ -41,7 +41,6 @@ LEAST_FLUID = 0.1
 #: How far a mass effect presses the lateral ventricles shut: the log of their volume falls by the volume that the
 #: lesion displaces over this many ml, on its own side and on the other.
 MASS_EFFECT_ML = {"same": 25.0, "other": 120.0}
-LATERAL_VENTRICLES = ("Lateral-Ventricle", "Inf-Lat-Vent")
 
 
 def _rows(name: str) -> list[dict[str, str]]:
@@ -93,13 +92,13 @@ def disease(patient: Patient, visit: Visit, lesion: Lesion | None) -> dict[int, 
         if patient.group.diagnosis == "Stroke" and side == lesion.side:
             factor = effects().get(structure(number), {}).get("stroke_per_100_ml", 1.0)
             logs[number] += float(patient.severity * lesion.volume_mm3 / 1e5 * np.log(factor))
-        if structure(number) in LATERAL_VENTRICLES and displaced_ml > 0:
+        if structure(number) == "Lateral-Ventricle" and displaced_ml > 0:
             logs[number] -= displaced_ml / MASS_EFFECT_ML["same" if side == lesion.side else "other"]
     return logs
 
 
 def prescribed_log_ratio(
-    anatomy: Anatomy, logs: dict[int, float], *, displaced_mm3: float = 0.0
+    anatomy: Anatomy, logs: dict[int, float], *, taken: npt.NDArray[np.float64] | None = None, growth: float = 1.0
 ) -> npt.NDArray[np.float64]:
     """Logarithm of a patient's over the base's volumes, before head size.
 
@@ -109,13 +108,21 @@ def prescribed_log_ratio(
         The base.
     logs
         That of every structure but the outer fluid, by label number.
-    displaced_mm3
-        Volume that a lesion takes besides, in the base's size of head; the fluid gives way.
+    taken, growth
+        Volume that a lesion's bulk takes of every structure of the base, and by how much the bulk grows; the fluid
+        gives way.
+
+    Returns
+    -------
+    numpy.ndarray
+        Per structure (what a bulk leaves of it), and last of the bulk if there is one.
     """
+    base = anatomy.volumes_mm3
+    left = base if taken is None else base - taken
+    bulk = base.sum() - left.sum()
     ratio = np.exp([logs[number] for number in anatomy.structures])
     if FLUID in anatomy.structures:
         fluid = anatomy.structures.index(FLUID)
-        base = anatomy.volumes_mm3
-        left = base.sum() - (np.delete(ratio, fluid) * np.delete(base, fluid)).sum() - displaced_mm3
-        ratio[fluid] = max(left / base[fluid], LEAST_FLUID)
-    return np.asarray(np.log(ratio))
+        room = base.sum() - (np.delete(ratio, fluid) * np.delete(left, fluid)).sum() - growth * bulk
+        ratio[fluid] = max(room / left[fluid], LEAST_FLUID)
+    return np.asarray(np.log(ratio if taken is None else np.append(ratio, growth)))

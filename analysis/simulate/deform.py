@@ -23,6 +23,8 @@ Array = npt.NDArray[np.float32]
 SQUARINGS = 5
 #: A correction is made larger than what was found lacking, because neighbours take part of it.
 GAIN = 1.5
+#: Alternations of a confined flow, each time the divergence is corrected.
+ROUNDS = 4
 
 
 def sample(
@@ -72,6 +74,31 @@ def gradient_flow(divergence: Array) -> Array:
     return np.asarray(np.gradient(fft.idctn(spectrum, type=2)), dtype=np.float32)
 
 
+def confined_flow(divergence: Array, inside: npt.NDArray[np.bool_], start: Array | None, *, rounds: int) -> Array:
+    """Velocity (3, X, Y, Z) of the given divergence that is at rest outside a region, such as the skull.
+
+    Alternates between the fields at rest outside and those of the divergence, which meet if the divergence adds up to
+    nothing inside.
+
+    Parameters
+    ----------
+    divergence
+        Wanted divergence (X, Y, Z), zero outside.
+    inside
+        The region (X, Y, Z).
+    start
+        A field from which to go on.
+    rounds
+        Steps.
+    """
+    velocity = gradient_flow(divergence) if start is None else start
+    for _ in range(rounds):
+        velocity = velocity * inside
+        found = sum(np.gradient(velocity[axis], axis=axis) for axis in range(3))
+        velocity = velocity + gradient_flow(divergence - found)
+    return np.asarray(velocity * inside, dtype=np.float32)
+
+
 def random_velocity(rng: np.random.Generator, shape: tuple[int, ...], *, sd: float, length: float) -> Array:
     """Smooth random velocity (3, X, Y, Z) of standard deviation ``sd`` and Gaussian smoothness ``length``, in nodes."""
     white = rng.standard_normal((3, *shape), dtype=np.float32)
@@ -92,7 +119,14 @@ class Warp:
     pull: Array
 
 
-def fit(fractions: sparse.csr_array, log_ratio: npt.NDArray[np.float64], variation: Array, *, steps: int) -> Warp:
+def fit(
+    fractions: sparse.csr_array,
+    log_ratio: npt.NDArray[np.float64],
+    variation: Array,
+    *,
+    steps: int,
+    inside: npt.NDArray[np.bool_] | None = None,
+) -> Warp:
     """Find the flow that multiplies the volume of every structure by ``exp(log_ratio)``.
 
     Parameters
@@ -105,16 +139,20 @@ def fit(fractions: sparse.csr_array, log_ratio: npt.NDArray[np.float64], variati
         Velocity (3, X, Y, Z), in nodes, that the flow shall have besides.
     steps
         Corrections. The volumes are measured by the Jacobian, ∫_s det D(exp v).
+    inside
+        Nodes (X, Y, Z) beyond which nothing but ``variation`` may move, for a mass effect that the skull withstands.
     """
     shape = variation.shape[1:]
     before = np.asarray(fractions.sum(axis=1)).ravel()
     block = max(float(np.asarray(fractions.sum(axis=0)).max()), 1.0)
     divergence = log_ratio.copy()
-    for _ in range(steps):
+    own: Array | None = None
+    for step in range(steps + 1):
         wanted = np.asarray(fractions.T @ divergence).reshape(shape).astype(np.float32) / block
-        velocity = variation + gradient_flow(wanted)
-        after = fractions @ jacobian(flow(velocity)).ravel()
+        own = gradient_flow(wanted) if inside is None else confined_flow(wanted, inside, own, rounds=ROUNDS)
         # The last correction is made and not measured, so that `steps` counts flows.
-        divergence += GAIN * (log_ratio - np.log(np.maximum(after, 1e-3 * before) / before))
-    wanted = np.asarray(fractions.T @ divergence).reshape(shape).astype(np.float32) / block
-    return Warp(pull=flow(-(variation + gradient_flow(wanted))))
+        if step < steps:
+            after = fractions @ jacobian(flow(variation + own)).ravel()
+            divergence += GAIN * (log_ratio - np.log(np.maximum(after, 1e-3 * before) / before))
+    assert own is not None
+    return Warp(pull=flow(-(variation + own)))

@@ -25,8 +25,7 @@ def prescribed(
     logs = {number: age[number] + disease[number] + patient.deviation[number] for number in age}
     if lesion is None:
         return courses.prescribed_log_ratio(anatomy, logs)
-    ratio = courses.prescribed_log_ratio(anatomy, logs, displaced_mm3=lesion.displaced_mm3(visit))
-    return np.append(ratio, np.log(lesion.growths[visit.number - 1]))
+    return courses.prescribed_log_ratio(anatomy, logs, taken=lesion.taken(anatomy), growth=lesion.growth(visit))
 
 
 def deformed(
@@ -45,8 +44,12 @@ def deformed(
     variation = deform.random_velocity(
         shape, anatomy.grid_shape, sd=clinic.shape_mm / grid, length=clinic.shape_length_mm / grid
     )
-    fractions = anatomy.fractions if lesion is None else lesions.with_bulk(anatomy, lesion)
-    warp = deform.fit(fractions, log_ratio, variation, steps=clinic.fit_steps)
+    if lesion is None:
+        warp = deform.fit(anatomy.fractions, log_ratio, variation, steps=clinic.fit_steps)
+    else:
+        inside = np.asarray(anatomy.fractions.sum(axis=0)).reshape(anatomy.grid_shape) > grid**3 / 2
+        fractions = lesions.with_bulk(anatomy, lesion)
+        warp = deform.fit(fractions, log_ratio, variation, steps=clinic.fit_steps, inside=inside)
     return render.place(
         anatomy,
         warp,
@@ -80,11 +83,9 @@ def true_rows(
     """
     anatomy = head.anatomy
     bulk = measured[lesions.bulk_classes()].sum(axis=0)
-    taken = np.zeros(len(anatomy.structures))
-    if lesion is not None:
-        taken += [(anatomy.numbers[lesion.bulk] == number).sum() for number in anatomy.structures]
+    taken = np.zeros(len(anatomy.structures)) if lesion is None else lesion.taken(anatomy)
     wanted = np.exp(log_ratio[: len(taken)]) * (anatomy.volumes_mm3 - taken)
-    wanted = (wanted + (np.exp(log_ratio[-1]) * taken if lesion is not None else 0)) * head.scale_cubed
+    wanted = (wanted + np.exp(log_ratio[-1]) * taken) * head.scale_cubed
     names = [labels.by_number()[number].name for number in anatomy.structures]
     tissue = measured.sum(axis=0) - bulk
     everything = [*zip(names, tissue, bulk, wanted, strict=True), ("ICV", measured.sum(), bulk.sum(), patient.icv_mm3)]

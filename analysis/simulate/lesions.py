@@ -91,9 +91,18 @@ class Lesion:
         """Voxels of the bulk."""
         return int(self.bulk.sum())
 
+    def growth(self, visit: Visit) -> float:
+        """Volume of the bulk at a visit over that of its voxels."""
+        return self.growths[visit.number - 1]
+
     def displaced_mm3(self, visit: Visit) -> float:
         """Volume the bulk takes at a visit beyond that of its voxels, in the base's size of head."""
-        return self.voxels * (self.growths[visit.number - 1] - 1)
+        return self.voxels * (self.growth(visit) - 1)
+
+    def taken(self, anatomy: Anatomy) -> npt.NDArray[np.float64]:
+        """Voxels of the bulk by structure of the anatomy."""
+        found = anatomy.numbers[self.bulk]
+        return np.array([(found == number).sum() for number in anatomy.structures], dtype=float)
 
     def classes(self, visit: Visit) -> npt.NDArray[np.uint8]:
         """Class of every voxel of the base (X, Y, Z) at a visit; 0: healthy."""
@@ -272,6 +281,6 @@ def describe(
             f"{name.lower().replace('-', '_')}_mm3": round(float(volumes[number].sum()), 1)
             for number, name in LESIONS.items()
         },
-        "growth": round(lesion.growths[visit.number - 1], 4),
+        "growth": round(lesion.growth(visit), 4),
         "midline_shift_mm": round(shift_mm, 2),
     }

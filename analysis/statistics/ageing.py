@@ -458,26 +458,26 @@ def draw(fits: dict[str, StructureFit], others: pd.DataFrame) -> Any:
         corrected = [fit.corrected_mm3]
         if len(others) and fit.model:
             corrected.append(fit.model.corrected(others))
-            axis.scatter(others["age_years"], corrected[1] / 1000, s=9, color=figures.VERMILION, alpha=0.6, zorder=2.5,
-                         linewidths=0, label="one volume, not of the reference")  # fmt: skip
-        axis.scatter(fit.age_years, fit.corrected_mm3 / 1000, s=9, color=figures.GREY, alpha=0.6, zorder=2.5,
-                     linewidths=0, label="one volume")  # fmt: skip
+            axis.scatter(others["age_years"], corrected[1] / 1000, s=9, color=figures.VERMILION, alpha=0.6,
+                         linewidths=0, label="volume, scored only")  # fmt: skip
+        axis.scatter(fit.age_years, fit.corrected_mm3 / 1000, s=9, color=figures.GREY, alpha=0.6,
+                     linewidths=0, label="volume")  # fmt: skip
         for outer, inner in ((5, 95), (25, 75)):
             for centile in (outer, inner):
                 axis.plot(age, curve[f"centile{centile}_mm3"] / 1000, color=figures.ORANGE, lw=0.8,
                           ls=":" if outer == 5 else "--",
                           label=f"centiles {outer}, {inner}" if centile == outer else None)  # fmt: skip
-        axis.fill_between(age, curve["low_mm3"] / 1000, curve["high_mm3"] / 1000, color=figures.BLUE, alpha=0.3, lw=0,
-                          label="95 % confidence of the median")  # fmt: skip
         axis.plot(age, curve["median_mm3"] / 1000, color=figures.BLUE, lw=1.6, label="median")
+        axis.fill_between(age, curve["low_mm3"] / 1000, curve["high_mm3"] / 1000, color=figures.BLUE, alpha=0.3, lw=0,
+                          label="its 95 % confidence")  # fmt: skip
         shown = np.concatenate([*corrected, curve["low_mm3"], curve["high_mm3"]])
         bottom, top = np.nanmin(shown), np.nanmax(shown)
         margin = 0.05 * (top - bottom)
         axis.set_ylim((bottom - margin) / 1000, (top + margin) / 1000)
         axis.set_title(figures.readable(name), fontsize=9.5)
     figure.supxlabel("age (years)", fontsize=9)
-    figure.supylabel("volume corrected for ICV and sex (ml)", fontsize=9)
+    figure.supylabel("corrected volume (ml)", fontsize=9)
     figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False, fontsize=8.5
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, frameon=False, fontsize=8.5
     )
     return figure

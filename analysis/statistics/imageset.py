@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +45,7 @@ def find_images(given: Sequence[Path], suffixes: Sequence[str] = io.SUFFIXES) ->
         elif path.exists():
             here = {path}
         else:
-            here = {Path(name) for name in glob.glob(str(path), recursive=True)}
+            here = set(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor) if path.anchor else path)))
         if not here:
             raise DataError(
                 f"{path}: no such file, and no folder or pattern with files ending in {', '.join(suffixes)}"
@@ -135,16 +134,28 @@ def load_on(path: Path, grid: Grid) -> npt.NDArray[np.float32]:
     return data
 
 
-def load_labels(path: Path, grid: Grid) -> npt.NDArray[np.int32]:
-    """Read whole, non-negative numbers on ``grid`` (:class:`DataError` if they are others)."""
-    data = load_on(path, grid)
-    labels = np.rint(data).astype(np.int32)
-    if np.abs(data - labels).max() > 1e-3 or labels.min() < 0:
+def load_labels(path: Path, grid: Grid) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+    """Read whole numbers on ``grid``, sparsely.
+
+    Returns
+    -------
+    Flat indices of the voxels that are not zero, and their numbers.
+
+    Raises
+    ------
+    DataError
+        If a number is negative or a fraction.
+    """
+    data = load_on(path, grid).ravel()
+    voxels = np.flatnonzero(data)
+    found = data[voxels]
+    numbers = np.rint(found).astype(np.int32)
+    if np.abs(found - numbers).max(initial=0) > 1e-3 or numbers.min(initial=1) < 1:
         raise DataError(
             f"{path}: holds {data.min():.3g} to {data.max():.3g}, not only whole numbers from 0; an interpolated mask "
             "must be thresholded first"
         )
-    return labels
+    return voxels, numbers
 
 
 def label_names(path: Path) -> dict[int, str]:
@@ -174,7 +185,7 @@ def label_names(path: Path) -> dict[int, str]:
 def maxima(values: Array, affine: Array) -> list[tuple[tuple[int, int, int], tuple[float, float, float]]]:
     """Voxels where a map is positive and larger than everywhere near (:data:`MAXIMUM_REACH_MM`), largest first.
 
-    A plateau counts once, by the voxel nearest its centre.
+    A plateau counts once, by the voxel nearest its centre, and so do equal ones near each other.
 
     Returns
     -------
@@ -183,14 +194,19 @@ def maxima(values: Array, affine: Array) -> list[tuple[tuple[int, int, int], tup
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     size = [2 * int(MAXIMUM_REACH_MM / mm) + 1 for mm in spacing_mm]
     top = (values > 0) & (values >= ndimage.maximum_filter(values, size=size, mode="nearest"))
-    plateaus, number = ndimage.label(top, structure=np.ones((3, 3, 3)))
+    plateaus, _ = ndimage.label(top, structure=np.ones((3, 3, 3)))
     found = []
     for plateau, box in enumerate(ndimage.find_objects(plateaus), start=1):
         inside = np.argwhere(plateaus[box] == plateau) + [axis.start for axis in box]
         nearest = inside[np.argmin(((inside - inside.mean(axis=0)) ** 2).sum(axis=1))]
         found.append((-float(values[tuple(nearest)]), tuple(int(index) for index in nearest)))
-    chosen = [place for _, place in sorted(found)[:MAXIMA]]
-    return [(voxel, tuple(float(mm) for mm in (affine @ [*voxel, 1])[:3])) for voxel in chosen]
+    chosen: list[tuple[tuple[int, int, int], tuple[float, float, float]]] = []
+    for _, (i, j, k) in sorted(found):
+        x_mm, y_mm, z_mm = (float(mm) for mm in (affine @ [i, j, k, 1])[:3])
+        apart = [max(abs(x_mm - x), abs(y_mm - y), abs(z_mm - z)) for _, (x, y, z) in chosen]
+        if len(chosen) < MAXIMA and min(apart, default=np.inf) >= MAXIMUM_REACH_MM:
+            chosen.append(((i, j, k), (x_mm, y_mm, z_mm)))
+    return chosen
 
 
 def resampled(path: Path, grid: Grid) -> npt.NDArray[np.float32]:

@@ -58,10 +58,11 @@ SOURCES = (
 )
 METHOD = (
     "Landmarks whose error is known of both methods. Differences are SynthSR minus direct, so negative where SynthSR "
-    "errs less; percentages are of the direct mean. Intervals: percentiles of a bootstrap that draws pairs with all "
-    "their landmarks, both methods together. medians_p: Wilcoxon signed rank test of the pairs' median errors, exact "
-    "up to 50 pairs without ties. errors_p: signed rank test of all errors' differences with the landmarks of a pair "
-    "as one cluster (exact up to 12 pairs), because the plain test takes them for independent and rejects too often."
+    "errs less; percentages are of the direct mean. Intervals: percentiles, expanded for few pairs (Hesterberg, Am. "
+    "Stat. 2015), of a bootstrap that draws pairs with all their landmarks, both methods together. medians_p: "
+    "Wilcoxon signed rank test of the pairs' median errors, exact up to 50 pairs without ties. errors_p: signed rank "
+    "test of all errors' differences with the landmarks of a pair as one cluster (exact up to 12 pairs), because the "
+    "plain test takes them for independent and rejects too often."
 )
 
 
@@ -193,7 +194,7 @@ def compare_cell(cell: pd.DataFrame, settings: Settings) -> tuple[list[dict[str,
     import numpy as np
     import pandas as pd
 
-    from . import univariate
+    from . import laplace, univariate
 
     number, pairs = pd.factorize(cell["pair"])
     counted = {"n_pairs": len(pairs), "n_landmarks": len(cell)}
@@ -207,7 +208,8 @@ def compare_cell(cell: pd.DataFrame, settings: Settings) -> tuple[list[dict[str,
         return [row | {"note": why} for row in rows], test | {"note": why}
     mean, sd = errors.mean(axis=0), errors.std(axis=0, ddof=1)
     means, sds = bootstrap(errors, number, settings)
-    tails = [(1 - settings.confidence) / 2, (1 + settings.confidence) / 2]
+    tail = laplace.expanded_tail(settings.confidence, n_clusters=len(pairs), n_parameters=1)
+    tails = [tail, 1 - tail]
     for index, row in enumerate(rows):
         low, high = np.quantile(means[:, index], tails)
         row |= {"mean_mm": float(mean[index]), "mean_low_mm": float(low), "mean_high_mm": float(high),

@@ -127,7 +127,7 @@ def run(arguments: argparse.Namespace) -> None:
     from analysis.errors import ConfigurationError
     from synthsr import files, io
 
-    from . import cohort, figures, imageset, lesion_symptom
+    from . import figures, imageset, lesion_symptom
 
     if (arguments.score is None) != (arguments.participants is None):
         raise ConfigurationError("--score and --participants go together: give both or neither")
@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> None:
     names = imageset.participants(paths)
     grid = imageset.common_grid(paths)
     scores, notes = read_scores(arguments.participants, arguments.score, names)
-    atlas = imageset.load_labels(arguments.atlas, grid) if arguments.atlas else None
+    atlas = read_atlas(arguments.atlas, grid) if arguments.atlas else None
     regions = imageset.label_names(arguments.atlas_names) if arguments.atlas_names else {}
 
     survey = look_over(paths, names, grid, classes=classes, atlas=atlas, pack=arguments.score is not None)
@@ -274,6 +274,18 @@ def read_scores(path: Path | None, column: str | None, names: list[str]) -> tupl
     )
 
 
+def read_atlas(path: Path, grid: Grid) -> Any:
+    """Read labels of regions, int32, the grid's shape."""
+    import numpy as np
+
+    from . import imageset
+
+    atlas = np.zeros(grid.shape, dtype=np.int32)
+    voxels, labels = imageset.load_labels(path, grid)
+    atlas.ravel()[voxels] = labels
+    return atlas
+
+
 def look_over(
     paths: list[Path], names: list[str], grid: Grid, *, classes: dict[int, str], atlas: Any = None, pack: bool = False
 ) -> Survey:
@@ -303,43 +315,44 @@ def look_over(
 
     from . import imageset, lesion_symptom
 
-    side = sides(grid)
+    side = sides(grid).ravel()
     voxel_mm3 = float(abs(np.linalg.det(grid.affine[:3, :3])))
-    survey = Survey(grid, {ALL: np.zeros(grid.shape, dtype=np.int32)})
+    size = int(np.prod(grid.shape))
+    survey = Survey(grid, {ALL: np.zeros(size, dtype=np.int32)})
     n_regions = int(atlas.max()) + 1 if atlas is not None else 0
     for path, name in zip(paths, names, strict=True):
-        labels = imageset.load_labels(path, grid)
-        numbers = [int(number) for number in np.unique(labels) if number]
-        unknown = [number for number in numbers if classes and number not in classes]
+        voxels, numbers = imageset.load_labels(path, grid)
+        present = [int(number) for number in np.flatnonzero(np.bincount(numbers))]
+        unknown = [number for number in present if classes and number not in classes]
         if unknown:
             raise DataError(
                 f"{path}: holds {', '.join(map(str, unknown))}, but --classes names only {', '.join(map(str, classes))}"
             )
-        masks = {ALL: labels > 0}
-        masks |= {classes.get(number, str(number)): labels == number for number in numbers}
+        parts = {ALL: voxels}
+        parts |= {classes.get(number, str(number)): voxels[numbers == number] for number in present}
         row: dict[str, Any] = {
             "participant_id": name,
-            "left_mm3": float((masks[ALL] & (side < 0)).sum() * voxel_mm3),
-            "right_mm3": float((masks[ALL] & (side > 0)).sum() * voxel_mm3),
+            "left_mm3": float((side[voxels] < 0).sum() * voxel_mm3),
+            "right_mm3": float((side[voxels] > 0).sum() * voxel_mm3),
         }
-        for kind, mask in masks.items():
-            survey.counts.setdefault(kind, np.zeros(grid.shape, dtype=np.int32))
-            survey.counts[kind] += mask
-            row["volume_mm3" if kind == ALL else f"{kind}_mm3"] = float(mask.sum() * voxel_mm3)
+        for kind, part in parts.items():
+            survey.counts.setdefault(kind, np.zeros(size, dtype=np.int32))
+            survey.counts[kind][part] += 1
+            row["volume_mm3" if kind == ALL else f"{kind}_mm3"] = float(len(part) * voxel_mm3)
             if atlas is not None:
                 survey.touched.setdefault(kind, np.zeros(n_regions, dtype=int))
-                survey.touched[kind] += np.bincount(atlas[mask], minlength=n_regions) > 0
+                survey.touched[kind] += np.bincount(atlas.ravel()[part], minlength=n_regions) > 0
         survey.volumes.append(row)
         if pack:
-            survey.packed.append(lesion_symptom.pack(masks[ALL]))
+            survey.packed.append(lesion_symptom.pack(voxels, size))
     kinds = sorted(
         (kind for kind in survey.counts if kind != ALL), key=lambda kind: (not kind.isdigit(), kind.zfill(9))
     )
     kinds = [kind for kind in classes.values()] if classes else kinds
     if len(kinds) == 1 and not classes:
         kinds = []
-    none = np.zeros(grid.shape, dtype=np.int32)
-    survey.counts = {kind: survey.counts.get(kind, none) for kind in (ALL, *kinds)}
+    none = np.zeros(size, dtype=np.int32)
+    survey.counts = {kind: survey.counts.get(kind, none).reshape(grid.shape) for kind in (ALL, *kinds)}
     whole = ("participant_id", "left_mm3", "right_mm3", "volume_mm3")
     survey.volumes = [
         {**{key: row[key] for key in whole}, **{f"{kind}_mm3": row.get(f"{kind}_mm3", 0.0) for kind in kinds}}

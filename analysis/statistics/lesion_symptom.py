@@ -87,8 +87,10 @@ class SymptomMap:
         return title, self.spread(self.statistic, np.nan), {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
 
 
-def pack(mask: npt.NDArray[np.bool_]) -> bytes:
-    """A mask in a few kilobytes: bits, then deflate, as lesions are compact."""
+def pack(voxels: npt.NDArray[np.intp], size: int) -> bytes:
+    """A mask of ``size`` voxels, given by flat indices, in a few kilobytes: bits, deflated, as lesions are compact."""
+    mask = np.zeros(size, dtype=bool)
+    mask[voxels] = True
     return zlib.compress(np.packbits(mask).tobytes(), 1)
 
 

@@ -143,8 +143,8 @@ def largest_correlations(rows: Array, variable: Array, basis: Array, *, permutat
     """Largest absolute correlation over all rows, for permutations of the variable.
 
     With covariates, the residuals of the variable are permuted and taken out of the covariates anew, which is Freedman
-    and Lane's scheme (J. Bus. Econ. Stat. 1983; Winkler et al., NeuroImage 2014); t and z grow with \\|r\\|, so that its
-    maximum serves both.
+    and Lane's scheme (J. Bus. Econ. Stat. 1983; Winkler et al., NeuroImage 2014). t and z grow with the absolute
+    correlation, so that its maximum serves both.
 
     Returns
     -------

@@ -170,7 +170,8 @@ class LesionSource:
         distance = (x * x + y * y + z * z).sqrt_().div_(lesion["radius_mm"])
         rough = upsampled(lesion["field"], distance).mul_(0.5 * lesion["roughness"])
         limit = REACH_RADII - 1
-        return distance.add_(rough.clamp_(-limit, limit)) < 1
+        covered = distance.add_(rough.clamp_(-limit, limit)) < 1
+        return covered
 
 
 @cache
@@ -222,8 +223,8 @@ def _parts(path: Path) -> list[npt.NDArray[np.bool_]]:
         raise DataError(f"{path}: lesion masks must have 1 mm voxels; resample it")
     mask = data > 0.5
     # Most of a mask is empty; what follows is quick on the rest.
-    lines = [mask.any(axis=axes).nonzero()[0] for axes in ((1, 2), (0, 2), (0, 1))]
-    if not lines[0].size:
+    lines = [np.flatnonzero(mask.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1))]
+    if not len(lines[0]):
         return []
     mask = mask[tuple(slice(line[0], line[-1] + 1) for line in lines)]
     mask = nib.orientations.apply_orientation(mask, nib.orientations.io_orientation(affine))

@@ -87,6 +87,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> LabelMap:
     return centred(load_label_map(path))
 
 
+@pytest.fixture(scope="module")
+def real(head: LabelMap) -> LabelMap:
+    """With a noisy T1 of its own."""
+    rng = np.random.default_rng(2)
+    grey = np.array([label.t1_grey for label in labels.table()], np.float32)[head.index]
+    return replace(head, t1=(7 * grey + rng.normal(0, 20, grey.shape)).astype(np.float32))
+
+
 def centred(head: LabelMap) -> LabelMap:
     """With the centre in the middle of the array, so that an undeformed grid falls on its voxels."""
     return replace(head, centre=(np.array(head.index.shape) - 1) / 2)
@@ -361,12 +369,6 @@ class TestAcquisition:
 
 
 class TestTargets:
-    @pytest.fixture(scope="class")
-    def real(self, head: LabelMap) -> LabelMap:
-        rng = np.random.default_rng(2)
-        grey = np.array([label.t1_grey for label in labels.table()], np.float32)[head.index]
-        return replace(head, t1=(7 * grey + rng.normal(0, 20, grey.shape)).astype(np.float32))
-
     @pytest.mark.parametrize("statistic", ["median", "mean"])
     def test_real_t1_is_deformed_with_its_labels(self, real: LabelMap, statistic: str) -> None:
         config = small(target={"white_matter": statistic}, deformation={"velocity_sd_mm": [2, 2]})
@@ -410,8 +412,8 @@ class TestTargets:
     def test_real_scan_moves_with_target_and_labels(self, real: LabelMap, seed: int) -> None:
         """One grey level per label in scan and target: both are found where the deformed, flipped map has the label."""
         grey = np.random.default_rng(1).permutation(len(labels.table())).astype(np.float32)
-        grey[0] = 0
-        source = replace(real, t1=grey[real.index], scan=2 * grey[real.index] + 3)
+        grey[0], grey[labels.index_lookup()[2]] = 0, 100
+        source = replace(real, t1=grey[real.index], scan=grey[real.index] ** 2)
         config = small(steps=["real_scan"])
         params = draw(config, seed)
         result, index = Generator(config).apply([source], [params]), Generator(config).deform(source, params)
@@ -420,12 +422,15 @@ class TestTargets:
             torch.from_numpy(labels.mirror_of_index().astype(np.int64))[index] if params.deformation.flip else index
         )
         expected = torch.from_numpy(grey)[origin]
-        middle = torch.isclose(F.avg_pool3d(expected[None], 3, 1, 1), expected[None])[0] & (expected > 0)
-        assert middle.sum() > 500
-        scale = (110 / 255) / source.white_matter_grey("mean")
-        torch.testing.assert_close(result.target[0, 0][middle], expected[middle] * scale, atol=1e-3, rtol=0)
-        largest = float(2 * grey[np.unique(real.index)].max() + 3)
-        torch.testing.assert_close(result.image[0, 0][middle] * largest, 2 * expected[middle] + 3, atol=0.05, rtol=0)
+        around = [F.max_pool3d(sign * expected[None], 3, 1, 1)[0] for sign in (1, -1)]
+        middle = (around[0] == -around[1]) & (expected > 0)
+        assert len(expected[middle].unique()) > 1
+        for found, truth in (
+            (result.target, expected * (110 / 255) / source.white_matter_grey("mean")),
+            (result.image, (expected / 100) ** 2),
+        ):
+            # A stretched voxel may see beyond its neighbours.
+            assert ((found[0, 0] - truth)[middle].abs() < 1e-3).float().mean() > 0.9
 
     def test_real_scan_is_acquired_as_any_image(self, real: LabelMap) -> None:
         steps = ["real_scan", "normalise", {"acquire": {"fixed_spacing_mm": [[1, 1, 4]], "gaps": False}}]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from simulated_head import numbers
+from miniature_head import numbers
 from torch import Tensor
 
 from synthsr import cli, heads, labels
@@ -117,6 +117,7 @@ def test_nearest_side_decides() -> None:
         (NAMES, 0.0, r"brain\.nii\.gz: labels \[14\] have no name"),
         (NAMES + "14\tHippocampus\n", 300.0, r"brain\.nii\.gz: on the grid of .*t1\.nii\.gz it has no cerebral white"),
     ],
+    ids=["nameless", "elsewhere"],
 )
 def test_given_brains_that_do_not_fit(
     tmp_path: Path, t1: Path, segmenter: Segmenter, table: str, shift_mm: float, message: str

@@ -51,7 +51,8 @@ def test_answer_lies_where_the_scan_does(norm: str, shape: tuple[int, int, int])
     assert torch.corrcoef(pair)[0, 1] > 0.999
 
 
-def test_volumes_count_only_what_was_scanned() -> None:
+def test_volumes_count_only_what_was_scanned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "FIELD_VOXELS", 48)
     channels = len(labels.segmentation_numbers())
     network = UNet(UNetConfig(1, channels, 1, 1, 2, "instance")).eval()
     torch.nn.init.zeros_(network.head.weight)

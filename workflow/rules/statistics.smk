@@ -8,6 +8,7 @@ rule ageing:
     output:
         RESULTS.statistics("ageing-{level}") / "ageing_summary.tsv",
         RESULTS.statistics("ageing-{level}") / "ageing_curves.tsv",
+        RESULTS.statistics("ageing-{level}") / "ageing_scores.tsv",
         RESULTS.statistics("ageing-{level}") / "ageing.json",
         RESULTS.statistics("ageing-{level}") / "ageing.png",
     log:
@@ -26,13 +27,17 @@ rule ageing:
 
 rule agreement:
     input:
-        volumes=RESULTS.session_volumes,
+        volumes=RESULTS.volumes,
         truth=config["truth"] or [],
         sessions=RESULTS.sessions,
     output:
         RESULTS.statistics("agreement") / "agreement.tsv",
+        RESULTS.statistics("agreement") / "agreement_scans.tsv",
+        RESULTS.statistics("agreement") / "agreement_pearson.tsv",
+        RESULTS.statistics("agreement") / "agreement_slopes.tsv",
         RESULTS.statistics("agreement") / "agreement.json",
         RESULTS.statistics("agreement") / "agreement.png",
+        RESULTS.statistics("agreement") / "agreement_differences.png",
     log:
         "logs/agreement.log",
     benchmark:
@@ -45,7 +50,7 @@ rule agreement:
         folder=subpath(output[0], parent=True),
     shell:
         "python -m analysis agreement {input.volumes:q} {input.truth:q} --links {params.links:q}"
-        " --out {params.folder:q} > {log:q} 2>&1"
+        " --participants {input.sessions:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
 rule groups:
