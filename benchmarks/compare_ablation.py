@@ -134,7 +134,7 @@ def main() -> None:
                 rows.append({**row, "arm": arm, **found})
         print(path.name, flush=True)
     table = pd.DataFrame(rows)
-    columns = [name for name in table if name not in ("label_map", "draw", "contrast", "orientation", "arm")]
+    columns = [str(name) for name in table if name not in ("label_map", "draw", "contrast", "orientation", "arm")]
     with files.whole(given.out / "rows.tsv") as temporary:
         table.round(5).to_csv(temporary, sep="\t", index=False)
     figures = summarise(table, columns)

@@ -4,7 +4,8 @@
 
 There are no manual labels of these scans. The labels compared with are the automatic ones of an independent published
 network, so that a low Dice says that the two disagree, and a high one that they agree, be it in error. Sides are put
-together where the other network does not tell them apart. The segmenter is asked about the scan itself (``direct``) and
+together where the other network does not tell them apart. Scans whose label maps the weights were trained on say less
+still; what a weights file says of that is printed. The segmenter is asked about the scan itself (``direct``) and
 about what SynthSR makes of it (``synthsr``). Leaves ``agreement.tsv`` (a row per scan, route and structure) and
 ``agreement.json``.
 """
@@ -104,10 +105,15 @@ def main() -> None:
         str(route): {f"by_{by}": means(part, by) for by in ("scan", "structure")}
         for route, part in table.groupby("route")
     }
-    weights = {"segmentation_sha256": segmenter.weights.sha256, "synthsr_sha256": predictor.weights.sha256}
-    files.write_json(given.out / "agreement.json", {"note": SECOND_OPINION, **weights, "mean_dice": figures})
+    weights = {
+        name: {"sha256": loaded.sha256, "trained_on": loaded.information.get("label_maps")}
+        for name, loaded in (("segmentation", segmenter.weights), ("synthsr", predictor.weights))
+    }
+    files.write_json(given.out / "agreement.json", {"note": SECOND_OPINION, "weights": weights, "mean_dice": figures})
     print(table.pivot_table("dice", "structure", ["scan", "route"], sort=False).round(2).to_string())
     print(table.groupby(["scan", "route"])["dice"].mean().round(3).to_string())
+    for name, facts in weights.items():
+        print(f"{name} was trained on {', '.join(facts['trained_on'] or ['label maps that its file does not name'])}")
     print(SECOND_OPINION)
 
 

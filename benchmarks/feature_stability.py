@@ -39,6 +39,9 @@ from synthsr.weights.storage import load_network
 
 CONTRASTS = ("T1", "T2")
 NETWORKS = {"random": "random contrasts", "t1": "T1-like scans alone"}
+Mask = npt.NDArray[np.bool_]
+#: Features of one network by contrast, each of shape (features, x, y, z).
+Maps = dict[str, Tensor]
 #: Features in the figure.
 SHOWN = 6
 #: Of features that vary less than this share of the network's most varied one, nothing is said.
@@ -53,7 +56,7 @@ def last_features(network: UNet, image: Tensor) -> Tensor:
     return network.trunk(image.contiguous(memory_format=torch.channels_last_3d))[0].float()
 
 
-def brain(made: Generated, stride: int) -> npt.NDArray[np.bool_]:
+def brain(made: Generated, stride: int) -> Mask:
     """Blocks of the network's grid of which more than half is inside the skull."""
     numbers = labels.segmentation_numbers()
     inside = torch.tensor([number in labels.intracranial_numbers() for number in numbers], device=made.channel.device)
@@ -111,18 +114,25 @@ def summarise(features: pd.DataFrame, dice: pd.DataFrame) -> dict[str, Any]:
 
 
 def draw_figure(
-    path: Path,
-    scans: dict[str, Tensor],
-    maps: dict[str, dict[str, Tensor]],
-    within: dict[str, npt.NDArray[np.bool_]],
-    features: pd.DataFrame,
+    path: Path, scans: dict[str, Tensor], maps: dict[str, Maps], within: dict[str, Mask], features: pd.DataFrame
 ) -> None:
     """One head: the scan and some features under both contrasts, for both networks; histogram of all correlations.
 
     The features shown are spread evenly from the least to the most stable.
+
+    Parameters
+    ----------
+    path
+        Target.
+    scans
+        By contrast, shape (1, 1, size, size, size).
+    maps, within
+        By network: its features of both scans, and which blocks of its grid are brain.
+    features
+        Rows of all heads.
     """
-    figure = plt.figure(figsize=(15, 8.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=[3.2, 1])
+    figure = plt.figure(figsize=(15, 7.2), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[3.2, 1])[0]
     axes = left.subplots(2 * len(NETWORKS), 1 + SHOWN)
     for block, (name, title) in enumerate(NETWORKS.items()):
         voxels = within[name]
@@ -178,13 +188,13 @@ def main() -> None:
     make = deformed_heads.generator(device, field_mm=given.field_mm, voxel_size_mm=given.voxel_size_mm)
     feature_rows: list[dict[str, Any]] = []
     dice_rows: list[dict[str, Any]] = []
-    shown: tuple[Any, ...] = ()
+    shown: tuple[dict[str, Tensor], dict[str, Maps], dict[str, Mask]] | None = None
     for path in given.label_maps:
         source = load_label_map(path)
         for draw in range(given.draws):
             made = {contrast: deformed_heads.head(make, source, draw, contrast) for contrast in CONTRASTS}
             within = {name: brain(made["T1"], network.config.stride) for name, network in ready.items()}
-            maps: dict[str, dict[str, Tensor]] = {name: {} for name in ready}
+            maps: dict[str, Maps] = {name: {} for name in ready}
             for name, network in ready.items():
                 row = {"label_map": path.name, "draw": draw, "network": name}
                 for contrast in CONTRASTS:
@@ -210,7 +220,8 @@ def main() -> None:
         **summarise(table, dice),
     }
     files.write_json(given.out / "feature_stability.json", summary)
-    draw_figure(given.figure, *shown, table)
+    if shown is not None:
+        draw_figure(given.figure, *shown, table)
     for name, title in NETWORKS.items():
         print(f"{title}: {summary[name]}")
 

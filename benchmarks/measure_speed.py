@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -74,22 +74,21 @@ def trained(config: TrainingConfig, *, repeats: int, device: torch.device) -> Fi
     The trainer is asked for what it does anyway, and watched: the optimiser says when a step ends, the network's first
     level when the image has been generated.
     """
-    plans = [(name, getattr(config, name)) for name in ("segmentation", "synthsr")]
+    last: Literal["segmentation", "synthsr"] = "synthsr" if config.synthsr.stages else "segmentation"
     marks: list[tuple[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         config = replace(config, run=Path(folder), validate_every=NEVER, checkpoint_every=NEVER)
-        for name, plan in plans:
-            if not plan.stages:
-                continue
-            last = name == "synthsr" or not config.synthsr.stages
-            steps = WARM_UP + repeats + 1 if last else 1
-            stages = (replace(plan.stages[0], steps=steps, synthesiser=None),)
-            plan = replace(plan, start_from=None, stages=stages)
-            trainer = Trainer(replace(config, **{name: plan}), name, device)
-            if last:
-                trainer.network.down[0].register_forward_pre_hook(lambda *_: marks.append(("network", now(device))))
-                trainer.optimiser.register_step_post_hook(lambda *_: marks.append(("end", now(device))))
-            trainer.run()
+        if last == "synthsr":
+            # It needs a segmenter to stand behind it: one step's will do.
+            plan = of_steps(config.segmentation, 1)
+            Trainer(replace(config, segmentation=plan), "segmentation", device).run()
+            config = replace(config, synthsr=of_steps(config.synthsr, WARM_UP + repeats + 1))
+        else:
+            config = replace(config, segmentation=of_steps(config.segmentation, WARM_UP + repeats + 1))
+        trainer = Trainer(config, last, device)
+        trainer.network.down[0].register_forward_pre_hook(lambda *_: marks.append(("network", now(device))))
+        trainer.optimiser.register_step_post_hook(lambda *_: marks.append(("end", now(device))))
+        trainer.run()
     ends = [at for what, at in marks if what == "end"]
     starts = [at for what, at in marks if what == "network"]
     steps_s = np.diff(ends)[WARM_UP:]
@@ -101,25 +100,27 @@ def trained(config: TrainingConfig, *, repeats: int, device: torch.device) -> Fi
     }
 
 
-def variants(config: TrainingConfig, published_voxels: list[int], device: torch.device) -> dict[str, TrainingConfig]:
+def of_steps(plan: NetworkPlan, steps: int) -> NetworkPlan:
+    """The plan's first stage for so many steps, from nothing."""
+    return replace(plan, start_from=None, stages=(replace(plan.stages[0], steps=steps, synthesiser=None),))
+
+
+def variants(config: TrainingConfig, published_voxels: list[int]) -> dict[str, TrainingConfig]:
     """What is trained, by name: the shipped networks on each of their grids, and those of the published size."""
     found = {}
-    for name in ("segmentation", "synthsr"):
-        plan: NetworkPlan = getattr(config, name)
+    nothing = NetworkPlan()
+    for name, plan in (("segmentation", config.segmentation), ("synthsr", config.synthsr)):
         for stage in plan.stages:
             for field_mm in stage.field_mm:
-                one = replace(plan, stages=(replace(stage, field_mm=(field_mm,)),))
-                # SynthSR needs a segmenter to stand behind it.
-                before = replace(config.segmentation, stages=one.stages)
-                others = {"synthsr": NetworkPlan()} if name == "segmentation" else {"segmentation": before}
-                grid = f"{field_mm // stage.voxel_size_mm}³ of {stage.voxel_size_mm} mm"
-                found[f"shipped {name}, {grid}"] = replace(config, **{name: one, **others})
+                stages = (replace(stage, field_mm=(field_mm,)),)
+                before = replace(config.segmentation, stages=stages)
+                after = replace(config.synthsr, stages=stages) if name == "synthsr" else nothing
+                title = f"shipped {name}, {field_mm // stage.voxel_size_mm}³ of {stage.voxel_size_mm} mm"
+                found[title] = replace(config, segmentation=before, synthsr=after)
     for voxels in published_voxels:
-        one = replace(PUBLISHED, stages=(Stage(steps=1, field_mm=(voxels,), dice_weight=0.25),))
-        found[f"published segmentation, {voxels}³ of 1 mm"] = replace(
-            config, segmentation=one, synthsr=NetworkPlan(), t1_targets={}
-        )
-        found[f"published synthsr, {voxels}³ of 1 mm"] = replace(config, segmentation=one, synthsr=one, t1_targets={})
+        plan = replace(PUBLISHED, stages=(Stage(steps=1, field_mm=(voxels,), dice_weight=0.25),))
+        for name, after in (("segmentation", nothing), ("synthsr", plan)):
+            found[f"published {name}, {voxels}³ of 1 mm"] = replace(config, segmentation=plan, synthsr=after)
     return found
 
 
@@ -158,7 +159,8 @@ def main() -> None:
     device = inference.choose_device(given.device)
     config = read_training_config(given.config)
     label_map = given.label_map or config.label_maps / config.training[0]
-    config = replace(config, label_maps=label_map.parent, training=(label_map.name,), validation=(label_map.name,))
+    names = (label_map.name,)
+    config = replace(config, label_maps=label_map.parent, training=names, validation=names, t1_targets={})
     # Reading it takes more memory than generating from it, so that is not done in the measured process.
     source = load_label_map(label_map)
     os.environ["TQDM_DISABLE"] = "1"
@@ -180,7 +182,7 @@ def main() -> None:
         report["generator"][preset] = {**figures, "voxels": given.image_voxels}
         print(f"{preset:45s} {1 / figures['image_s']:8.2f} {figures['peak_memory_mb']:8.0f}", flush=True)
     print(f"{'training':45s}  steps/s  peak MB  generator")
-    for name, one in variants(config, given.published_voxels, device).items():
+    for name, one in variants(config, given.published_voxels).items():
         figures = alone(trained, threads, one, **timed)
         report["training"][name] = {**figures, "goal": goal(name, figures, device)}
         rates = f"{1 / figures['step_s']:8.2f} {figures['peak_memory_mb']:8.0f} {figures['generator_share']:9.0%}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -23,7 +24,7 @@ from synthsr.train import as_segmenter_input
 
 TITLES = ("scan, resampled to 1 mm", "synthetic T1", "segmentation on it")
 #: Opacity of the segmentation's colours.
-OPACITY = 0.55
+OPACITY = 0.4
 #: What is shown of each plane about the middle of the brain, in mm.
 SHOWN_MM = 200
 
@@ -35,7 +36,7 @@ def colours(channel: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return table[channel]
 
 
-def plane(volume: npt.NDArray[np.generic], axis: int, middle: npt.NDArray[np.int64]) -> npt.NDArray[np.generic]:
+def plane(volume: npt.NDArray[Any], axis: int, middle: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Sagittal, coronal or axial plane (axis 0, 1, 2) through a voxel, cut out about it: up is up, left is left.
 
     The cut-out reaches beyond the volume's border where it must, with zeros.
@@ -64,8 +65,8 @@ def draw_row(axes: list[Axes], path: Path, networks: tuple[Predictor, Segmenter]
             axis.imshow(colours(plane(channel, across, middle)), origin="lower", interpolation="nearest")
         ends = ("P", "A") if across == 0 else ("L", "R")  # RAS: the first voxel is the left-most, or rear-most
         for letter, at in zip(ends, (0.03, 0.97), strict=True):
-            place = {"transform": axis.transAxes, "ha": "left" if at < 0.5 else "right", "va": "center"}
-            axis.text(at, 0.5, letter, color="yellow", fontsize=9, **place)
+            side = "left" if at < 0.5 else "right"
+            axis.text(at, 0.5, letter, color="yellow", fontsize=9, transform=axis.transAxes, ha=side, va="center")
         axis.axis("off")
     # Over the middle picture of each three; the first says whose they are.
     for third, title in enumerate(TITLES):

@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage, sparse
 
 from synthsr import labels
 
-from . import deform
 from .anatomy import FLUID, Anatomy
 from .clinic import Clinic
 from .patients import LESION, Patient, Visit, stream
@@ -49,7 +47,9 @@ OEDEMA_LEFT = 0.4
 #: Thickness of a tumour's enhancing rim, and of the glial scar around an old infarct's cavity.
 RIM_MM, SCAR_MM = 4.0, 3.0
 #: How ragged outlines are, and the size of their lobes.
-RAGGEDNESS, LOBE_MM = 0.35, 12.0
+RAGGEDNESS, LOBE_MM = 0.25, 14.0
+#: Halvings of the range in which the limit of a lesion's growth is looked for.
+GROWING_STEPS = 16
 #: How much farther away fluid counts than tissue when a tumour grows: it fills furrows, and spares cisterns.
 FLUID_COST = 1.4
 
@@ -140,30 +140,52 @@ def draw(clinic: Clinic, anatomy: Anatomy, patient: Patient) -> Lesion | None:
     head = patient.icv_mm3 / float(anatomy.volumes_mm3.sum())
     tissue = _tissue(anatomy, side)
     fluid = (anatomy.numbers == FLUID) & _half(anatomy, side) if kind == "tumour" else np.zeros_like(tissue)
-    voxels = np.argwhere(tissue | fluid)
-    centre = _centre(anatomy, voxels[tissue[tuple(voxels.T)]], side, place, rng)
+    centre = _centre(anatomy, np.argwhere(tissue), side, place, rng)
+    number = volume / head / growth[first]
+    around = _box(tissue.shape, centre, radius=2.5 * (3 * number / (4 * np.pi)) ** (1 / 3) + LOBE_MM)
     axes = rng.uniform(0.8, 1.25, 3)
-    cost = np.linalg.norm((voxels - centre) / axes, axis=1) * (1 + RAGGEDNESS * _lobes(voxels, rng))
-    cost *= np.where(fluid[tuple(voxels.T)], FLUID_COST, 1.0)
-    number = min(max(round(volume / head / growth[first]), 1), len(voxels) // 2)
+    offsets = [(grid - c) / a for grid, c, a in zip(np.ogrid[around], centre, axes, strict=True)]
+    cost = np.sqrt(sum(offset**2 for offset in offsets)) * _lobes(around, rng)
+    cost[fluid[around]] *= FLUID_COST
+    cost[~(tissue | fluid)[around]] = np.inf
+    seed = np.zeros(cost.shape, dtype=np.bool_)
+    seed[tuple(c - part.start for c, part in zip(centre, around, strict=True))] = True
     bulk = np.zeros(tissue.shape, dtype=np.bool_)
-    bulk[tuple(voxels[np.argpartition(cost, number)[:number]].T)] = True
+    bulk[around] = grow(cost, seed, round(number))
 
-    depth = distance(bulk) * growth[first] ** (1 / 3)
-    inside = np.argwhere(bulk)
-    depth[tuple(inside.T)] *= 1 + RAGGEDNESS * _lobes(inside, rng)
+    depth = np.zeros(tissue.shape, dtype=np.float32)
+    depth[around] = distance(bulk)[around] * growth[first] ** (1 / 3) * _lobes(around, rng)
     surroundings = np.zeros(tissue.shape, dtype=np.uint8)
     if kind == "tumour":
-        white = np.argwhere((anatomy.numbers == labels.WHITE_MATTER[side == "right"]) & ~bulk)
-        away = distance(~bulk, reach=round(OEDEMA_REACH_MM))[tuple(white.T)]
-        spread = away * (1 + 2 * RAGGEDNESS * _lobes(white, rng))
-        order = np.argsort(spread)[: int((away < OEDEMA_REACH_MM).sum())]
-        order = order[: round(float(rng.uniform(*OEDEMA_RATIO)) * volume / head)]
-        surroundings[tuple(white[order].T)] = 2
-        surroundings[tuple(white[order[: round(OEDEMA_LEFT * len(order))]].T)] = 1
-    return Lesion(
-        kind, side, place, volume, phases, tuple(growth[p] for p in phases), bulk, surroundings, depth
-    )  # fmt: skip
+        wider = _box(tissue.shape, centre, radius=2.5 * (3 * number / (4 * np.pi)) ** (1 / 3) + OEDEMA_REACH_MM)
+        spread = distance(~bulk, reach=round(OEDEMA_REACH_MM))[wider] * _lobes(wider, rng)
+        spread[anatomy.numbers[wider] != labels.WHITE_MATTER[side == "right"]] = np.inf
+        wanted = float(rng.uniform(*OEDEMA_RATIO)) * volume / head
+        for value, share in ((2, 1.0), (1, OEDEMA_LEFT)):
+            swollen = grow(spread, bulk[wider], round(share * wanted + bulk.sum())) & ~bulk[wider]
+            surroundings[wider][swollen] = value
+    return Lesion(kind, side, place, volume, phases, tuple(growth[p] for p in phases), bulk, surroundings, depth)
+
+
+def grow(cost: npt.NDArray[np.float64], seed: npt.NDArray[np.bool_], number: int) -> npt.NDArray[np.bool_]:
+    """Connected region about ``seed`` of voxels that cost the least; about ``number`` of them, or all there are."""
+    low, high = 0.0, float(cost[np.isfinite(cost)].max(initial=0.0))
+    region = seed
+    for _ in range(GROWING_STEPS):
+        limit = (low + high) / 2
+        parts, _ = ndimage.label((cost <= limit) | seed)
+        found = np.isin(parts, np.unique(parts[seed]))
+        if found.sum() <= number:
+            region, low = found, limit
+        else:
+            high = limit
+    return np.asarray(region)
+
+
+def _box(shape: tuple[int, ...], centre: npt.NDArray[np.intp], *, radius: float) -> tuple[slice, ...]:
+    """Cube about a voxel, within an image."""
+    reach = int(np.ceil(radius))
+    return tuple(slice(max(int(c) - reach, 0), min(int(c) + reach + 1, n)) for c, n in zip(centre, shape, strict=True))
 
 
 def with_bulk(anatomy: Anatomy, lesion: Lesion) -> sparse.csr_array:
@@ -226,14 +248,11 @@ def _centre(
     return np.asarray(tissue[np.linalg.norm(tissue - np.array(wanted), axis=1).argmin()])
 
 
-def _lobes(voxels: npt.NDArray[np.intp], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Smooth noise of about unit variance at voxels (N, 3), clipped to two standard deviations."""
-    low = voxels.min(axis=0)
-    nodes = torch.from_numpy(((voxels - low) / LOBE_MM).astype(np.float32))
-    shape = [int(n) + 2 for n in nodes.max(dim=0).values]
-    noise = torch.from_numpy(rng.standard_normal((1, *shape)).astype(np.float32))
-    # A node and its neighbours share a point: 1.7 makes up for the variance that interpolation takes.
-    return np.asarray(np.clip(1.7 * deform.sample(noise, nodes)[0].numpy(), -2, 2), dtype=np.float64)
+def _lobes(box: tuple[slice, ...], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Smooth random factors of mean one in a box, which make outlines ragged."""
+    shape = tuple(part.stop - part.start for part in box)
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape, dtype=np.float32), LOBE_MM / 4)
+    return np.asarray(1 + RAGGEDNESS * np.clip(noise / noise.std(), -2, 2), dtype=np.float64)
 
 
 def distance(region: npt.NDArray[np.bool_], reach: int = 1) -> npt.NDArray[np.float32]:

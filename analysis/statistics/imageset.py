@@ -17,8 +17,6 @@ from synthsr import io
 from synthsr.preprocess import Grid
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
     from .voxelwise import Array
 
 #: Corresponding voxels of images "on one grid" lie within this distance (mm).
@@ -40,12 +38,10 @@ def find_images(given: Sequence[Path], suffixes: Sequence[str] = io.SUFFIXES) ->
     """
     found: set[Path] = set()
     for path in given:
-        if path.is_dir():
-            here = {entry for entry in path.iterdir() if entry.name.lower().endswith(tuple(suffixes))}
-        elif path.exists():
-            here = {path}
-        else:
-            here = set(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor) if path.anchor else path)))
+        matched = [path] if path.exists() else list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        here = {match for match in matched if not match.is_dir()}
+        for folder in (match for match in matched if match.is_dir()):
+            here |= {entry for entry in folder.iterdir() if entry.name.lower().endswith(tuple(suffixes))}
         if not here:
             raise DataError(
                 f"{path}: no such file, and no folder or pattern with files ending in {', '.join(suffixes)}"
@@ -217,51 +213,53 @@ def resampled(path: Path, grid: Grid) -> npt.NDArray[np.float32]:
 
 
 def draw_axial(
-    axes: Sequence[Axes],
+    figure: Any,
     values: Array,
     grid: Grid,
     heights_mm: Sequence[float],
     *,
+    title: str,
     background: Array | None,
     look: Mapping[str, Any],
-) -> Any:
-    """Axial slices of a map, the left side on the left, over an image of the same grid.
+) -> None:
+    """Fill a (sub)figure with a row of axial slices of a map, the left side on the left, and a colour bar.
 
     Parameters
     ----------
-    axes
-        One per height.
+    figure
+        Matplotlib's.
     values
         The map; NaN is transparent.
     heights_mm
         z of the slices.
+    title
+        Above the row.
     background
-        Drawn in grey beneath.
+        Image of the same grid, drawn in grey beneath.
     look
         ``cmap``, ``vmin`` and ``vmax`` of the map.
-
-    Returns
-    -------
-    The last image, for a colour bar.
     """
     orientation = nib.orientations.io_orientation(grid.affine)
     turned = nib.orientations.apply_orientation(values, orientation)
     affine = grid.affine @ nib.orientations.inv_ornt_aff(orientation, grid.shape)
-    beneath = None if background is None else nib.orientations.apply_orientation(background, orientation)
     aspect = float(np.linalg.norm(affine[:3, 1]) / np.linalg.norm(affine[:3, 0]))
-    image = None
+    if background is not None:
+        beneath = nib.orientations.apply_orientation(background, orientation)
+        brightest = float(np.percentile(background, 99.5)) or 1.0
+    *axes, bar = figure.subplots(1, len(heights_mm) + 1, width_ratios=[1] * len(heights_mm) + [0.07])
     for axis, height_mm in zip(axes, heights_mm, strict=True):
         plane = int(np.clip(np.rint((height_mm - affine[2, 3]) / affine[2, 2]), 0, turned.shape[2] - 1))
-        if beneath is not None:
-            axis.imshow(beneath[:, :, plane].T, cmap="gray", origin="lower", aspect=aspect, vmin=0,
-                        vmax=float(np.percentile(beneath, 99.5)) or 1)  # fmt: skip
+        if background is not None:
+            below = beneath[:, :, plane].T
+            axis.imshow(below, cmap="gray", origin="lower", aspect=aspect, vmin=0, vmax=brightest)
         image = axis.imshow(turned[:, :, plane].T, origin="lower", aspect=aspect, interpolation="nearest", **look)
         axis.set_title(f"z = {affine[2, 3] + plane * affine[2, 2]:.0f} mm", fontsize=8)
         axis.set_axis_off()
     for place, side in ((0.02, "L"), (0.98, "R")):
         axes[0].text(place, 0.02, side, transform=axes[0].transAxes, fontsize=8, color="#767676", va="bottom",
                      ha="left" if side == "L" else "right")  # fmt: skip
-    return image
+    figure.colorbar(image, cax=bar).ax.tick_params(labelsize=7.5)
+    figure.suptitle(title, fontsize=9.5)
 
 
 def slice_heights(weight: Array, grid: Grid, number: int) -> list[float]:

@@ -36,6 +36,8 @@ REGION_COLUMNS = (
 )
 #: Voxels whose centre is this close to the midplane (mm) belong to neither side.
 MIDPLANE_MM = 1e-3
+#: Shares below this part of the largest are left out of the figure, not to hide the brain.
+FAINT = 0.05
 SOURCES = (
     "Iglesias et al., Science Advances 2023, doi 10.1126/sciadv.add3607 (figures 5 and 6: probability maps)",
     "Bates et al., Nature Neuroscience 2003, doi 10.1038/nn1050 (lesion–symptom mapping)",
@@ -480,15 +482,13 @@ def draw(survey: Survey, symptom: SymptomMap | None, scores: Array, volume_mm3: 
     figure = Figure(figsize=(10.5, 1.95 * n_rows + (2.6 if has_scores else 0) + 0.2), layout="constrained")
     parts = figure.subfigures(n_rows + has_scores, 1, height_ratios=[1.95] * n_rows + [2.6] * has_scores, squeeze=False)
     share = count / len(volume_mm3)
-    maps = [("share of participants with a lesion", np.where(count > 0, share, np.nan),
-             {"cmap": "inferno", "vmin": 0, "vmax": float(share.max())})]  # fmt: skip
+    shown = np.where(share >= FAINT * share.max(), share, np.nan)
+    title = f"share of {len(volume_mm3)} participants with a lesion (where above {FAINT * share.max():.1%})"
+    maps: list[tuple[str, Any, Any]] = [(title, shown, {"cmap": "inferno", "vmin": 0, "vmax": float(share.max())})]
     if symptom is not None:
         maps.append(symptom.picture())
     for part, (title, values, look) in zip(parts[:, 0], maps, strict=False):
-        axes = part.subplots(1, number)
-        image = imageset.draw_axial(axes, values, survey.grid, heights, background=background, look=look)
-        part.colorbar(image, ax=list(axes), shrink=0.8, pad=0.01).ax.tick_params(labelsize=7.5)
-        part.suptitle(title, fontsize=9.5)
+        imageset.draw_axial(part, values, survey.grid, heights, title=title, background=background, look=look)
     if has_scores:
         axis = parts[-1, 0].subplots(1, 3, width_ratios=[1, 2, 1])
         for outer in (axis[0], axis[2]):

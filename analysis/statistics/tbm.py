@@ -1,8 +1,8 @@
 """Tensor-based morphometry: where two groups' log-Jacobians differ, voxel by voxel.
 
-Wilcoxon's rank sum at every voxel of log-Jacobian maps in the space of an atlas, as in Iglesias et al., NeuroImage 2021,
-figure 7, with the false discovery rate, the difference of the groups' medians and the AUROC. Any other images of one
-grid will do as well.
+Wilcoxon's rank sum at every voxel of log-Jacobian maps in the space of an atlas, as in Iglesias et al., NeuroImage
+2021, figure 7, with the false discovery rate, the difference of the groups' medians and the AUROC. Any other images of
+one grid will do as well.
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"  {note}")
 
 
-def read_groups(
-    path: Path, column: str, names: list[str], groups: tuple[str, str]
-) -> tuple[list[str], list[str]]:
+def read_groups(path: Path, column: str, names: list[str], groups: tuple[str, str]) -> tuple[list[str], list[str]]:
     """Group of every image's participant, empty for anything but the two, and notes on who is left out.
 
     Raises
@@ -259,12 +257,9 @@ def draw(found: GroupMaps, grid: Grid, arguments: Any) -> Any:
         ("difference of medians", found.median_difference,
          float(np.percentile(np.abs(found.median_difference), 99.5)) or 1.0),
     )  # fmt: skip
-    for part, (title, values, reach) in zip(figure.subfigures(3, 1), rows, strict=True):
-        axes = part.subplots(1, len(heights))
+    parts: Any = figure.subfigures(3, 1)
+    for part, (title, values, reach) in zip(parts, rows, strict=True):
         look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
-        image = imageset.draw_axial(
-            axes, found.spread(values, grid.shape, np.nan), grid, heights, background=background, look=look
-        )
-        part.colorbar(image, ax=list(axes), shrink=0.8, pad=0.01).ax.tick_params(labelsize=7.5)
-        part.suptitle(title, fontsize=9.5)
+        image = found.spread(values, grid.shape, np.nan)
+        imageset.draw_axial(part, image, grid, heights, title=title, background=background, look=look)
     return figure

@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--participants", type=Path, required=True, metavar="TABLE.tsv",
                         help="participant_id, the contrast's column and those corrected for")  # fmt: skip
     parser.add_argument("--contrast", nargs="+", required=True, metavar="COLUMN [A B]",
-                        help="a column and two of its values (effect A − B), or a column of numbers (slope)")  # fmt: skip
+                        help="a column and two of its values (A − B), or a column of numbers (slope)")  # fmt: skip
     parser.add_argument("--correct", nargs="*", default=["age_years", "sex"], metavar="COLUMN",
                         help="columns to correct for (default: age_years sex)")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for maps, tables and figure")
@@ -194,7 +194,9 @@ def read_overlays(paths: list[Path]) -> dict[str, Array]:
         if values.size != max(values.shape):
             raise DataError(f"{path}: shape {values.shape} is not one value per vertex; give an overlay of one person")
         if not np.isfinite(values).all():
-            raise DataError(f"{path}: {int((~np.isfinite(values)).sum())} vertices are NaN or infinite; repair or leave out")
+            raise DataError(
+                f"{path}: {int((~np.isfinite(values)).sum())} vertices are NaN or infinite; repair or leave out"
+            )
         overlays[name] = values.ravel()
     sizes = [len(values) for values in overlays.values()]
     most = max(set(sizes), key=sizes.count)
@@ -226,12 +228,12 @@ def read_design(path: Path, contrast: list[str], correct: list[str], names: list
     from analysis import tsv
     from analysis.errors import ConfigurationError, DataError
 
-    from . import cohort, voxelwise
+    from . import coding, cohort, voxelwise
 
     column, groups = contrast[0], contrast[1:]
     if len(groups) not in (0, 2) or len(set(groups)) != len(groups) or column in correct:
         raise ConfigurationError(
-            f"--contrast {' '.join(contrast)}: give a column, alone or with two different values, that is not corrected for"
+            f"--contrast {' '.join(contrast)}: give a column, alone or with two different values, not one of --correct"
         )
     table = tsv.read(path, columns=("participant_id", column, *correct), numbers=() if groups else (column,))
     cohort.check_unique(table, ["participant_id"], path)
@@ -245,7 +247,7 @@ def read_design(path: Path, contrast: list[str], correct: list[str], names: list
     for group in groups:
         if not (table[column] == group).any():
             raise DataError(f"{path}: {column} is {group} for none of the {len(names)} participants with an overlay")
-    coded = {name: cohort.coded(table[name]) for name in correct}
+    coded = {name: coding.coded(table[name]) for name in correct}
     lacking = np.zeros(len(table), dtype=bool)
     for columns in coded.values():
         lacking |= ~np.isfinite(columns).all(axis=1)
@@ -253,7 +255,7 @@ def read_design(path: Path, contrast: list[str], correct: list[str], names: list
         notes.append(f"{int(lacking.sum())} participants without {' or '.join(correct)} left out.")
     kept = table[~lacking]
     covariates = np.hstack([np.empty((len(kept), 0)), *(columns[~lacking] for columns in coded.values())])
-    variable = (kept[column] == groups[0]).to_numpy(dtype=float) if groups else kept[column].to_numpy(dtype=float)
+    variable = (kept[column] == groups[0] if groups else kept[column]).to_numpy().astype(np.float64)
     told = f"{column}: {groups[0]} − {groups[1]}" if groups else f"slope on {column}"
     if len(kept) < 3 or np.ptp(variable) == 0:
         raise DataError(f"{path}: {told} of {len(kept)} participants with everything known cannot be tested")
@@ -327,8 +329,8 @@ def write_overlay(values: Array, path: Path) -> None:
 
     from synthsr import files
 
+    image = nib.MGHImage(values.astype(np.float32).reshape(-1, 1, 1), np.eye(4))
     with files.whole(path) as temporary:
-        image = nib.MGHImage(values.astype(np.float32).reshape(-1, 1, 1), np.eye(4))
         temporary.write_bytes(image.to_bytes())
 
 

@@ -110,7 +110,7 @@ def unit(rows: Array, *, before: Array | None = None) -> Array:
     return np.where(length > 1e-7 * original, rows / np.where(length > 0, length, 1), 0)
 
 
-def correlations(rows: Array, variables: Array, basis: Array) -> Array:
+def correlations(rows: npt.NDArray[Any], variables: Array, basis: Array) -> Array:
     """Partial correlation of every row with every variable.
 
     Parameters
@@ -139,7 +139,9 @@ def t_of(correlation: Array, freedom: int) -> Array:
     return np.asarray(correlation * np.sqrt(freedom / np.maximum(1 - correlation**2, 1e-12)))
 
 
-def largest_correlations(rows: Array, variable: Array, basis: Array, *, permutations: int, seed: int) -> Array:
+def largest_correlations(
+    rows: npt.NDArray[Any], variable: Array, basis: Array, *, permutations: int, seed: int
+) -> Array:
     """Largest absolute correlation over all rows, for permutations of the variable.
 
     With covariates, the residuals of the variable are permuted and taken out of the covariates anew, which is Freedman

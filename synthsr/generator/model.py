@@ -66,7 +66,7 @@ class Generated:
     lesion
         Voxels of lesions, bool, shape (n, x, y, z).
     reliability
-        1 on voxels that lie on an acquired slice, float32, shape (n, c, x, y, z).
+        1 on voxels that lie on an acquired slice, 0 in missing channels, float32, shape (n, c, x, y, z).
     """
 
     image: Tensor
