@@ -17,6 +17,7 @@ include: "workflow/rules/segment.smk"
 include: "workflow/rules/qc.smk"
 include: "workflow/rules/statistics.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/train.smk"
 
 
 onsuccess:
@@ -31,6 +32,7 @@ localrules:
     segmentation,
     volumes,
     statistics,
+    train,
 
 
 rule all:
@@ -63,3 +65,8 @@ rule volumes:
 rule statistics:
     input:
         statistics_tables(),
+
+
+rule train:
+    input:
+        training_outputs,

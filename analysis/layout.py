@@ -109,6 +109,10 @@ class Results:
         """Folder of one analysis."""
         return self.root / "statistics" / analysis
 
+    def training(self, run: str) -> Path:
+        """Folder of one training run."""
+        return self.root / "training" / run
+
     @property
     def report(self) -> Path:
         """The report's first page."""

@@ -99,6 +99,8 @@ def main() -> None:
     for arm in ARMS:
         default = runs / f"{arm}_segmentation_loss/synthsr.safetensors"
         parser.add_argument(f"--{arm}", type=Path, default=default, help="weights (default: %(default)s)")
+    default = runs / "random_contrast/segmentation.safetensors"
+    parser.add_argument("--segmentation", type=Path, default=default, help="weights (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=12, help="seeded deformations per map (default: %(default)s)")
     parser.add_argument("--spacing-mm", type=float, default=5, help="slice distance (default: %(default)s)")
@@ -110,18 +112,15 @@ def main() -> None:
     inference.prepare_process(given.threads)
     device = inference.choose_device(given.device)
     loaded = {arm: load_network(getattr(given, arm)) for arm in ARMS}
-    segmenters = {arm: load_network(one.path.with_name("segmentation.safetensors")) for arm, one in loaded.items()}
-    for what, values in (
-        ("steps", [one.information["steps"] for one in loaded.values()]),
-        ("segmenters", [one.sha256 for one in segmenters.values()]),
-    ):
-        if values[0] != values[1]:
-            raise ConfigurationError(
-                f"{loaded['with'].path} and {loaded['without'].path}: {what} differ ({values[0]}, {values[1]}); "
-                "train both by their configurations to the end, or the comparison says nothing"
-            )
+    behind = load_network(given.segmentation)
+    if loaded["with"].information["steps"] != loaded["without"].information["steps"]:
+        steps = ", ".join(f"{one.path} {one.information['steps']}" for one in loaded.values())
+        raise ConfigurationError(f"steps differ ({steps}); train both to the end, or the comparison says nothing")
+    for one in loaded.values():
+        if one.information["segmenter_sha256"] != behind.sha256:
+            raise ConfigurationError(f"{one.path}: {behind.path} is not the segmenter that it was trained in front of")
     ready = {arm: inference.ready(one.network, device) for arm, one in loaded.items()}
-    segmenter = inference.ready(segmenters["with"].network, device)
+    segmenter = inference.ready(behind.network, device)
     make = deformed_heads.generator(device, field_mm=given.field_mm, voxel_size_mm=given.voxel_size_mm)
     rows = []
     for path in given.label_maps:
@@ -146,7 +145,7 @@ def main() -> None:
             "spacing_mm": given.spacing_mm,
             "voxel_size_mm": given.voxel_size_mm,
             "steps": loaded["with"].information["steps"],
-            "sha256": {**{arm: one.sha256 for arm, one in loaded.items()}, "segmenter": segmenters["with"].sha256},
+            "sha256": {**{arm: one.sha256 for arm, one in loaded.items()}, "segmentation": behind.sha256},
             **figures,
         },
     )

@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from synthsr import files, inference, labels, losses, networks
+from synthsr.errors import ConfigurationError
 from synthsr.generator import Generated, load_label_map
 from synthsr.networks import UNet
 from synthsr.train import MAIN_NUMBERS
@@ -184,6 +185,9 @@ def main() -> None:
     inference.prepare_process(given.threads)
     device = inference.choose_device(given.device)
     loaded = {name: load_network(path) for name, path in (("random", given.random), ("t1", given.t1))}
+    steps = {str(one.path): one.information["steps"] for one in loaded.values()}
+    if len(set(steps.values())) > 1:
+        raise ConfigurationError(f"steps differ: {steps}; train both networks to the end, or they do not compare")
     ready = {name: inference.ready(one.network, device) for name, one in loaded.items()}
     make = deformed_heads.generator(device, field_mm=given.field_mm, voxel_size_mm=given.voxel_size_mm)
     feature_rows: list[dict[str, Any]] = []
@@ -216,7 +220,7 @@ def main() -> None:
         "draws_per_map": given.draws,
         "contrasts": list(CONTRASTS),
         "sha256": {name: one.sha256 for name, one in loaded.items()},
-        "steps": {name: one.information.get("steps") for name, one in loaded.items()},
+        "steps": next(iter(steps.values())),
         **summarise(table, dice),
     }
     files.write_json(given.out / "feature_stability.json", summary)

@@ -18,7 +18,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +31,7 @@ from synthsr import files, inference
 from synthsr.generator import PRESETS, Generator, LabelMap, load_label_map, read_config
 from synthsr.train import NetworkPlan, Stage, Trainer, TrainingConfig
 from synthsr.train import read_config as read_training_config
+from synthsr.train.data import find_label_map
 
 #: Before anything is timed: caches, kernels, memory.
 WARM_UP = 2
@@ -76,7 +79,8 @@ def trained(config: TrainingConfig, *, repeats: int, device: torch.device) -> Fi
     """
     last: Literal["segmentation", "synthsr"] = "synthsr" if config.synthsr.stages else "segmentation"
     marks: list[tuple[str, float]] = []
-    with tempfile.TemporaryDirectory() as folder:
+    # The trainer's bars would break up the table.
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(StringIO()):
         config = replace(config, run=Path(folder), validate_every=NEVER, checkpoint_every=NEVER)
         if last == "synthsr":
             # It needs a segmenter to stand behind it: one step's will do.
@@ -158,12 +162,11 @@ def main() -> None:
     given = parser.parse_args()
     device = inference.choose_device(given.device)
     config = read_training_config(given.config)
-    label_map = given.label_map or config.label_maps / config.training[0]
-    names = (label_map.name,)
-    config = replace(config, label_maps=label_map.parent, training=names, validation=names, t1_targets={})
+    label_map = given.label_map or find_label_map(config, config.training[0])
+    config = replace(config, label_maps=(label_map.parent,), training=(label_map.name,), validation=())
+    config = replace(config, t1_targets={}, scans={}, validation_scans=())
     # Reading it takes more memory than generating from it, so that is not done in the measured process.
     source = load_label_map(label_map)
-    os.environ["TQDM_DISABLE"] = "1"
     timed = {"repeats": given.repeats, "device": device}
     threads = given.threads or len(os.sched_getaffinity(0))
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {threads} threads"

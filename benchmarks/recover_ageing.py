@@ -67,19 +67,21 @@ NOISES: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def cohort(rng: np.random.Generator, *, participants: int, noise: str, flat: bool = False) -> pd.DataFrame:
+def cohort(
+    rng: np.random.Generator, structure: str, *, participants: int, noise: str, flat: bool = False
+) -> pd.DataFrame:
     """Table as :func:`ageing.fit_structure` takes it, one to three scans per participant; ``flat`` without ageing."""
+    planted = STRUCTURES[structure]
     person = np.repeat(np.arange(participants), rng.integers(1, 4, participants))
     age = rng.uniform(*AGES_YEARS, participants)[person]
     male = rng.integers(0, 2, participants)[person].astype(float)
     icv = MEAN_ICV_MM3 + 1.6e5 * (male - 0.5) + 1e5 * rng.standard_normal(participants)[person]
     table = pd.DataFrame({"participant_id": person.astype(str), "age_years": age, "male": male, "ICV": icv})
-    for name, planted in STRUCTURES.items():
-        common, own = rng.standard_normal(participants)[person], rng.standard_normal(len(person))
-        deviation = NOISES[noise](np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * own)
-        median = planted.curve(np.full_like(age, 50.0) if flat else age)
-        head = per_icv(planted) * (icv - MEAN_ICV_MM3) + 0.5 * planted.spread_mm3 * (male - 0.5)
-        table[name] = median + head + planted.spread_mm3 * np.exp((age - np.mean(AGES_YEARS)) / 70) * deviation
+    common, own = rng.standard_normal(participants)[person], rng.standard_normal(len(person))
+    deviation = NOISES[noise](np.sqrt(SHARED) * common + np.sqrt(1 - SHARED) * own)
+    median = planted.curve(np.full_like(age, 50.0) if flat else age)
+    head = per_icv(planted) * (icv - MEAN_ICV_MM3) + 0.5 * planted.spread_mm3 * (male - 0.5)
+    table[structure] = median + head + planted.spread_mm3 * np.exp((age - np.mean(AGES_YEARS)) / 70) * deviation
     return table
 
 
@@ -97,8 +99,8 @@ def bands(*, noise: str, participants: int, cohorts: int, replicates: int) -> It
     points, peaks, scores = [], [], []
     for index in range(cohorts):
         rng = np.random.default_rng([index, participants, list(NOISES).index(noise)])
-        table = cohort(rng, participants=participants, noise=noise)
         name = list(STRUCTURES)[index % len(STRUCTURES)]
+        table = cohort(rng, name, participants=participants, noise=noise)
         planted, fit = STRUCTURES[name], ageing.fit_structure(table, name, settings)
         assert fit.model is not None
         # Volumes are corrected to the cohort's mean ICV.
@@ -132,7 +134,7 @@ def slopes(*, noise: str, participants: int, repeats: int) -> Iterator[dict[str,
     none, same = [], []
     for index in range(repeats):
         rng = np.random.default_rng([index, participants, list(NOISES).index(noise), 1])
-        table = cohort(rng, participants=participants, noise=noise, flat=True)
+        table = cohort(rng, name, participants=participants, noise=noise, flat=True)
         groups, _ = pd.factorize(table["participant_id"])
         covariates = ageing.covariates_of(table, name)[1]
         volume, age = table[name].to_numpy(), table["age_years"].to_numpy()
@@ -234,7 +236,7 @@ def recover(*, cohorts: int, repeats: int, replicates: int) -> Iterator[dict[str
         for participants in (200, 60):
             yield from bands(noise=noise, participants=participants, cohorts=cohorts, replicates=replicates)
         for participants in (200, 30):
-            yield from slopes(noise=noise, participants=participants, repeats=repeats)
+            yield from slopes(noise=noise, participants=participants, repeats=2 * repeats)
     for participants, scans in ((41, 20), (41, 1), (15, 3)):
         yield from agreements(participants=participants, scans=scans, repeats=repeats)
 
@@ -244,7 +246,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="TABLE.tsv")
     parser.add_argument("--cohorts", type=int, default=200, help="behind each band (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=1000, help="of everything else (default %(default)s)")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=1000,
+        help="of intervals of agreement, twice as many of slopes (default %(default)s)",
+    )
     parser.add_argument("--replicates", type=int, default=300, help="of the bootstrap (default %(default)s)")
     given = parser.parse_args()
     rows = []

@@ -88,8 +88,13 @@ def build_parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train the networks of a configuration; resumes where it stopped")
     train.add_argument("config", type=Path, metavar="CONFIG", help="YAML, such as config/train.yaml")
-    train.add_argument("--device", default="auto", help="cpu, cuda … (default: a GPU if there is one)")
-    train.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    # Not "run": set_defaults uses that name.
+    train.add_argument("--run", dest="folder", type=Path, metavar="DIR", help="folder of the run, instead of CONFIG's")
+    train.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (default: all GPUs if there are any)")
+    train.add_argument(
+        "--processes", type=int, metavar="N", help="processes that share each step, one GPU each (default: all GPUs)"
+    )
+    train.add_argument("--threads", type=int, help="CPU threads of all processes together (default: all)")
     train.set_defaults(run=_train)
 
     weights = commands.add_parser("weights", help="list, verify, fetch and import weights")
@@ -280,11 +285,18 @@ def _priors(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
+    from dataclasses import replace
+
     from . import inference
     from .train import read_config, train
+    from .train.devices import count_processes
 
     inference.prepare_process(arguments.threads)
-    for path in train(read_config(arguments.config), device=inference.choose_device(arguments.device)):
+    config = read_config(arguments.config)
+    if arguments.folder is not None:
+        config = replace(config, run=arguments.folder)
+    device = inference.choose_device(arguments.device)
+    for path in train(config, device=device, processes=count_processes(device, arguments.processes)):
         print(path)
 
 

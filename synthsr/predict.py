@@ -20,7 +20,7 @@ from .errors import ConfigurationError, DataError
 from .weights.storage import INTENSITIES_OF, RELIABILITY_MAPS, LoadedNetwork, load_network
 
 FULL_SCALE_GREY = 255.0
-CLIP_GREY = (0.0, 128.0)
+CLIP_GREY = (0.0, FULL_SCALE_GREY * preprocess.SYNTHETIC_MAXIMUM)
 #: Opens the sidecar of every output.
 FACTS = {
     "Synthetic": True,

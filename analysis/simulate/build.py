@@ -233,13 +233,8 @@ def _make(job: Job, patient: Patient) -> None:
     for visit in patient.visits:
         log_ratio = heads.prescribed(clinic, anatomy, patient, visit, lesion)
         head = heads.deformed(clinic, anatomy, patient, visit, log_ratio=log_ratio, lesion=lesion, sinus=sinus)
-        key = {
-            "participant_id": patient.participant_id,
-            "session_id": visit.session_id,
-            "study_uid": writer.study_uid(visit),
-        }
+        key = writer.key(visit)
         session = {
-            "patient_id": patient.identifier,
             "age_years": round(patient.age_years(visit), 4),
             "sex": patient.sex,
             "diagnosis": patient.group.diagnosis,
@@ -255,8 +250,7 @@ def _make(job: Job, patient: Patient) -> None:
             shift = heads.midline_shift_mm(head)
             rows["lesions"].append(key | lesions.describe(lesion, visit, measured, anatomy, shift_mm=shift))
         if points is not None:
-            found = landmarks.rows(head, visit, points)
-            rows["landmarks"] += [{"participant_id": patient.participant_id, **row} for row in found]
+            rows["landmarks"] += [key | row for row in landmarks.rows(head, points)]
         for row in writer.write(visit, head):
             row["path"] = f"{scans.relative_to(job.out).as_posix()}/{row['path']}"
             if row["lesion_mask"] != tsv.MISSING:

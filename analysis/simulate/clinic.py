@@ -26,8 +26,9 @@ Below the folder of a clinic (``--out``), by module :mod:`.build`:
 ``clinic.json``
     The configuration, and the base anatomies with their SHA-256.
 
-Tables know a session by ``participant_id`` and ``session_id`` as in BIDS, and by ``study_uid``, under which the intake
-knows it in its private table: of DICOM the StudyInstanceUID, of BIDS ``sub-…/ses-…``.
+Tables know a session as the statistics want it: beside a BIDS dataset by ``participant_id`` and ``session_id``, beside
+DICOM by ``patient_id``, ``visit`` (1, 2, …) and ``study_uid``, which the intake's private table of sessions links with
+its pseudonyms.
 """
 
 from __future__ import annotations

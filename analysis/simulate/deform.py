@@ -5,6 +5,8 @@ changes along a flow by the divergence of its velocity, so a field wanted to mul
 ``exp(d_s)`` is ``v = ∇p`` with ``Δp = d_s`` inside *s* (a Poisson equation, solved by cosine transform with no flux
 through the box), on top of a random divergence-bearing field for the subject's shape. Neighbouring structures share
 blocks of the grid, so what is reached differs from what is wanted, and ``d`` is corrected by what was measured.
+
+Around a lesion that swells or shrinks, ``v = κ∇p`` with ``∇·(κ∇p) = d_s``, where κ is small outside the skull.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ Array = npt.NDArray[np.float32]
 SQUARINGS = 5
 #: A correction is made larger than what was found lacking, because neighbours take part of it.
 GAIN = 1.5
-#: Alternations of a confined flow, each time the divergence is corrected.
-ROUNDS = 4
+#: Iterations for a confined flow, each time the divergence is corrected.
+ROUNDS = 8
 
 
 def sample(
@@ -65,38 +67,63 @@ def jacobian(displacement: Array) -> Array:
 
 def gradient_flow(divergence: Array) -> Array:
     """Velocity (3, X, Y, Z) of the given divergence (less its mean), without curl and without flux through the box."""
-    spectrum = fft.dctn(divergence, type=2)
-    waves = [2 * np.cos(np.pi * np.arange(n, dtype=np.float32) / n) - 2 for n in divergence.shape]
-    laplacian = waves[0][:, None, None] + waves[1][None, :, None] + waves[2][None, None, :]
-    laplacian[0, 0, 0] = 1
-    spectrum /= laplacian
+    return np.asarray(np.gradient(_potential(divergence)), dtype=np.float32)
+
+
+def _potential(laplacian: Array) -> Array:
+    """Potential of the given Laplacian (less its mean), without flux through the box."""
+    spectrum = fft.dctn(laplacian, type=2)
+    waves = [2 * np.cos(np.pi * np.arange(n, dtype=np.float32) / n) - 2 for n in laplacian.shape]
+    symbol = waves[0][:, None, None] + waves[1][None, :, None] + waves[2][None, None, :]
+    symbol[0, 0, 0] = 1
+    spectrum /= symbol
     spectrum[0, 0, 0] = 0
-    return np.asarray(np.gradient(fft.idctn(spectrum, type=2)), dtype=np.float32)
+    return np.asarray(fft.idctn(spectrum, type=2))
 
 
-def confined_flow(divergence: Array, inside: npt.NDArray[np.bool_], start: Array | None, *, rounds: int) -> Array:
-    """Velocity (3, X, Y, Z) of the given divergence that is at rest outside a region, such as the skull.
+def confined_potential(divergence: Array, ease: Array, start: Array, *, rounds: int) -> Array:
+    """Potential *p* whose flow ``ease``·∇p has the given divergence (less its mean): it goes where it goes easily.
 
-    Alternates between the fields at rest outside and those of the divergence, which meet if the divergence adds up to
-    nothing inside.
+    Conjugate gradients for −∇·(ease·∇p), preconditioned by the Laplacian's inverse.
 
     Parameters
     ----------
     divergence
-        Wanted divergence (X, Y, Z), zero outside.
-    inside
-        The region (X, Y, Z).
+        Wanted divergence (X, Y, Z).
+    ease
+        How easily every node moves (X, Y, Z), positive.
     start
-        A field from which to go on.
+        A potential from which to go on.
     rounds
-        Steps.
+        Iterations.
     """
-    velocity = gradient_flow(divergence) if start is None else start
+
+    def resistance(p: Array) -> Array:
+        out = np.zeros_like(p)
+        for axis in range(3):
+            ahead, behind = (tuple(part if i == axis else slice(None) for i in range(3)) for part in (
+                slice(1, None), slice(None, -1)))  # fmt: skip
+            flux = np.diff(p, axis=axis) * (ease[ahead] + ease[behind]) / 2
+            out[behind] -= flux
+            out[ahead] += flux
+        return out
+
+    p = start.copy()
+    residual = (divergence.mean() - divergence) - resistance(p)
+    search: Array | None = None
+    last = 0.0
     for _ in range(rounds):
-        velocity = velocity * inside
-        found = sum(np.gradient(velocity[axis], axis=axis) for axis in range(3))
-        velocity = velocity + gradient_flow(divergence - found)
-    return np.asarray(velocity * inside, dtype=np.float32)
+        preconditioned = -_potential(residual)
+        strength = float(np.vdot(residual, preconditioned))
+        if strength <= 0:
+            break
+        search = preconditioned if search is None else preconditioned + strength / last * search
+        last = strength
+        resisted = resistance(search)
+        length = strength / float(np.vdot(search, resisted))
+        p += length * search
+        residual -= length * resisted
+    return p
 
 
 def random_velocity(rng: np.random.Generator, shape: tuple[int, ...], *, sd: float, length: float) -> Array:
@@ -125,7 +152,7 @@ def fit(
     variation: Array,
     *,
     steps: int,
-    inside: npt.NDArray[np.bool_] | None = None,
+    ease: Array | None = None,
 ) -> Warp:
     """Find the flow that multiplies the volume of every structure by ``exp(log_ratio)``.
 
@@ -139,20 +166,23 @@ def fit(
         Velocity (3, X, Y, Z), in nodes, that the flow shall have besides.
     steps
         Corrections. The volumes are measured by the Jacobian, ∫_s det D(exp v).
-    inside
-        Nodes (X, Y, Z) beyond which nothing but ``variation`` may move, for a mass effect that the skull withstands.
+    ease
+        How easily nodes (X, Y, Z) move: less outside a skull that withstands a mass effect.
     """
     shape = variation.shape[1:]
     before = np.asarray(fractions.sum(axis=1)).ravel()
     block = max(float(np.asarray(fractions.sum(axis=0)).max()), 1.0)
     divergence = log_ratio.copy()
-    own: Array | None = None
+    potential = np.zeros(shape, dtype=np.float32)
     for step in range(steps + 1):
         wanted = np.asarray(fractions.T @ divergence).reshape(shape).astype(np.float32) / block
-        own = gradient_flow(wanted) if inside is None else confined_flow(wanted, inside, own, rounds=ROUNDS)
+        if ease is None:
+            velocity = variation + gradient_flow(wanted)
+        else:
+            potential = confined_potential(wanted, ease, potential, rounds=ROUNDS)
+            velocity = variation + ease * np.asarray(np.gradient(potential), dtype=np.float32)
         # The last correction is made and not measured, so that `steps` counts flows.
         if step < steps:
-            after = fractions @ jacobian(flow(variation + own)).ravel()
+            after = fractions @ jacobian(flow(velocity)).ravel()
             divergence += GAIN * (log_ratio - np.log(np.maximum(after, 1e-3 * before) / before))
-    assert own is not None
-    return Warp(pull=flow(-(variation + own)))
+    return Warp(pull=flow(-velocity))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from synthsr import labels
 
@@ -14,6 +15,8 @@ from .patients import Patient, Visit
 
 #: Label of the third ventricle, by which a midline shift is measured.
 THIRD_VENTRICLE = 14
+#: How easily what is outside the skull moves under a mass effect against what is inside; the width of the change.
+STIFF, STIFF_MM = 0.02, 3.0
 
 
 def prescribed(
@@ -44,17 +47,23 @@ def deformed(
     variation = deform.random_velocity(
         shape, anatomy.grid_shape, sd=clinic.shape_mm / grid, length=clinic.shape_length_mm / grid
     )
+    swelling = 1.0
     if lesion is None:
         warp = deform.fit(anatomy.fractions, log_ratio, variation, steps=clinic.fit_steps)
     else:
-        inside = np.asarray(anatomy.fractions.sum(axis=0)).reshape(anatomy.grid_shape) > grid**3 / 2
         fractions = lesions.with_bulk(anatomy, lesion)
-        warp = deform.fit(fractions, log_ratio, variation, steps=clinic.fit_steps, inside=inside)
+        # What the random shape does to the skull's volume stays, as the skull withstands the rest.
+        inside = np.asarray(fractions.sum(axis=0)).ravel()
+        swelling = float(inside @ deform.jacobian(deform.flow(variation)).ravel() / inside.sum())
+        share = inside.reshape(anatomy.grid_shape).astype(np.float32) / grid**3
+        ease = STIFF + (1 - STIFF) * ndimage.gaussian_filter(share, STIFF_MM / grid)
+        warp = deform.fit(fractions, log_ratio + np.log(swelling), variation, steps=clinic.fit_steps, ease=ease)
     return render.place(
         anatomy,
         warp,
         patient,
         visit,
+        swelling=swelling,
         rng=patients.stream(clinic.seed, patient.index, patients.TEXTURE),
         lesion=None if lesion is None else lesion.classes(visit),
         sinus=sinus,
@@ -85,7 +94,7 @@ def true_rows(
     bulk = measured[lesions.bulk_classes()].sum(axis=0)
     taken = np.zeros(len(anatomy.structures)) if lesion is None else lesion.taken(anatomy)
     wanted = np.exp(log_ratio[: len(taken)]) * (anatomy.volumes_mm3 - taken)
-    wanted = (wanted + np.exp(log_ratio[-1]) * taken) * head.scale_cubed
+    wanted = (wanted + np.exp(log_ratio[-1]) * taken) * patient.icv_mm3 / anatomy.volumes_mm3.sum()
     names = [labels.by_number()[number].name for number in anatomy.structures]
     tissue = measured.sum(axis=0) - bulk
     everything = [*zip(names, tissue, bulk, wanted, strict=True), ("ICV", measured.sum(), bulk.sum(), patient.icv_mm3)]

@@ -13,7 +13,7 @@ from synthsr import labels
 from .anatomy import Anatomy
 from .clinic import Clinic
 from .lesions import Lesion, distance
-from .patients import LANDMARKS, Patient, Visit, stream
+from .patients import LANDMARKS, Patient, stream
 from .render import Head
 
 #: Points of a patient; half of them near the lesion if there is one, as in BraTS-Reg (Baheti 2021, arXiv 2112.06979).
@@ -42,12 +42,11 @@ def choose(clinic: Clinic, anatomy: Anatomy, patient: Patient, lesion: Lesion | 
     return voxels[:NUMBER].astype(np.float64)
 
 
-def rows(head: Head, visit: Visit, points: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Rows of the table of landmarks: where the points of the base lie in the scanner at a visit."""
+def rows(head: Head, points: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Rows of the table of landmarks: where points of the base (N, 3; voxels) lie in the scanner."""
     names = [labels.by_number()[int(n)].name for n in head.anatomy.numbers[tuple(points.astype(int).T)]]
     return [
         {
-            "session_id": visit.session_id,
             "landmark": number,
             "structure": name,
             **{f"{axis}_mm": round(float(value), 3) for axis, value in zip("xyz", place, strict=True)},

@@ -45,7 +45,7 @@ OEDEMA_RATIO, OEDEMA_REACH_MM = (0.4, 1.2), 30.0
 #: Part of the oedema, the nearest, that is left after the operation.
 OEDEMA_LEFT = 0.4
 #: Thickness of a tumour's enhancing rim, and of the glial scar around an old infarct's cavity.
-RIM_MM, SCAR_MM = 4.0, 3.0
+RIM_MM, SCAR_MM = 4.0, 2.5
 #: How ragged outlines are, and the size of their lobes.
 RAGGEDNESS, LOBE_MM = 0.25, 14.0
 #: Halvings of the range in which the limit of a lesion's growth is looked for.

@@ -134,12 +134,27 @@ def place(
     visit: Visit,
     *,
     rng: np.random.Generator,
+    swelling: float = 1.0,
     lesion: npt.NDArray[np.uint8] | None = None,
     sinus: npt.NDArray[np.bool_] | None = None,
 ) -> Head:
-    """Put a deformed anatomy into the scanner: size and position of ``patient`` at ``visit``, texture by ``rng``."""
+    """Put a deformed anatomy into the scanner.
+
+    Parameters
+    ----------
+    anatomy, warp
+        The base and its deformation.
+    patient, visit
+        Whose head size, and its position.
+    rng
+        Of the texture.
+    swelling
+        Intracranial volume that the deformation makes over the base's; size makes up for it.
+    lesion, sinus
+        As in :class:`Head`.
+    """
     noise = ndimage.gaussian_filter(rng.standard_normal(anatomy.grid_shape, dtype=np.float32), 0.7)
-    scale = (patient.icv_mm3 / anatomy.volumes_mm3.sum()) ** (1 / 3)
+    scale = (patient.icv_mm3 / (swelling * anatomy.volumes_mm3.sum())) ** (1 / 3)
     linear = visit.rotation.T / scale
     offset = anatomy.centre - linear @ visit.translation_mm
     return Head(

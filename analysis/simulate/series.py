@@ -44,11 +44,15 @@ class Writer:
     scans: Path
     masks: Path
 
-    def study_uid(self, visit: Visit) -> str:
-        """What the intake knows the session by."""
-        if self.scans_as == "dicom":
-            return self.uids("study", visit.number)
-        return f"{self.patient.participant_id}/{visit.session_id}"
+    def key(self, visit: Visit) -> dict[str, Any]:
+        """What tables know a visit by."""
+        if self.scans_as == "bids":
+            return {"participant_id": self.patient.participant_id, "session_id": visit.session_id}
+        return {
+            "patient_id": self.patient.identifier,
+            "visit": visit.number,
+            "study_uid": self.uids("study", visit.number),
+        }
 
     def write(self, visit: Visit, head: render.Head) -> list[dict[str, Any]]:
         """Acquire and write the series of a visit.
@@ -79,9 +83,8 @@ class Writer:
             path = self._write(visit, order, series, images, number, source, [row["path"] for row in rows])
             mask = self._write_mask(visit, head, series, number) if order.kind in CONTRASTS else tsv.MISSING
             rows.append(describe(order, series, number) | {"path": path, "lesion_mask": mask})
-            rows[-1]["series_uid"] = (
-                self.uids("series", visit.number, source) if self.scans_as == "dicom" else tsv.MISSING
-            )
+            if self.scans_as == "dicom":
+                rows[-1]["series_uid"] = self.uids("series", visit.number, source)
         return rows
 
     def _write(

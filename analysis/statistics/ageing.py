@@ -216,7 +216,8 @@ def run(arguments: argparse.Namespace) -> None:
             "(knots at equally spaced quantiles from 5 to 95 %, scale constant beyond), ICV and sex as linear terms of "
             "the median; band: pointwise percentiles of a weighted bootstrap that draws participants with all their "
             "scans, correction included, expanded for few participants (Hesterberg, American Statistician 2015); "
-            "peak: age of the largest median, its interval from the same bootstrap; centile: of the volume in the "
+            "peak: age of the largest median, its interval the ages whose median may be as large by the same "
+            "bootstrap; centile: of the volume in the "
             "fitted distribution at its age, z: the normal quantile of that; slope: least squares with age, ICV and "
             "sex, standard error by the jackknife over participants.",
             "sources": list(SOURCES),
@@ -318,12 +319,13 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
         }
     )
     top = int(np.argmax(median))
+    peak = peak_low = peak_high = np.nan
     if top in (0, len(grid) - 1):
         remarks.append(f"no peak: largest at the {'youngest' if top == 0 else 'oldest'} age")
-        peak = peak_low = peak_high = np.nan
     else:
-        peak = grid[top]
-        peak_low, peak_high = np.quantile(grid[medians.argmax(axis=1)], [tail, 1 - tail], method="inverted_cdf")
+        # Not the replicates' own peaks: their percentiles missed a planted peak, sharper than a spline's, too often.
+        as_large = grid[np.quantile(medians[:, [top]] - medians, tail, axis=0) <= 0]
+        peak, peak_low, peak_high = grid[top], as_large.min(), as_large.max()
         if (peak_low, peak_high) == (grid[0], grid[-1]):
             remarks.append("no clear peak: its interval is all ages")
     summary |= {

@@ -188,8 +188,11 @@ class Generator:
         return deformation.interpolate(torch.from_numpy(source.scan).to(self.device), place)
 
     def _real_t1(self, source: LabelMap, place: Tensor) -> Tensor:
-        """The source's real T1, deformed with the labels; shape (1, x, y, z)."""
+        """The source's real T1, deformed with the labels; shape (1, x, y, z).
+
+        Clipped where predictions are: else the loss would be about fat, of which nothing is seen later.
+        """
         assert source.t1 is not None
         volume = torch.from_numpy(source.t1).to(self.device)
         scale = WHITE_MATTER / source.white_matter_grey(self.config.target.white_matter)
-        return deformation.interpolate(volume, place)[None] * scale
+        return (deformation.interpolate(volume, place)[None] * scale).clamp_(0, preprocess.SYNTHETIC_MAXIMUM)

@@ -34,7 +34,7 @@ def simulate(seed: int, *, n: int = 60) -> tuple[pd.DataFrame, pd.DataFrame, np.
     own = level * (1 - 0.002 * (age - 55)[:, None] + 0.06 * rng.standard_normal((n, 6)))
     shift, scale = rng.normal(0, 0.08, (3, 6)), rng.uniform(0.7, 1.4, (3, 6))
     measured = level * (1 + shift[site]) + scale[site] * (own - level)
-    names = [f"sub-{i:02d}" for i in range(n)]
+    names = [f"sub-{i:03d}" for i in range(n)]
     people = pd.DataFrame({"participant_id": names, "scanner": np.array(["A", "B", "C"])[site],
                            "age_years": age.round(3), "sex": rng.choice(["M", "F"], n)})  # fmt: skip
     long = pd.DataFrame(
@@ -59,26 +59,27 @@ def notes(folder: Path) -> str:
 
 
 def test_planted_sites_are_taken_out_and_people_are_kept(tmp_path):
-    long, people, own = simulate(0)
+    long, people, own = simulate(0, n=120)
     assert call(tmp_path, long, people) == 0
     before = cohort.read_sided_volumes(tmp_path / "volumes.tsv").set_index("participant_id")
     after = cohort.read_sided_volumes(tmp_path / "out" / "volumes.tsv").set_index("participant_id")
     site = people.set_index("participant_id")["scanner"]
     age = people.set_index("participant_id")["age_years"]
-    unequal = {"before": [], "after": []}
+    unequal, likeness = {"before": [], "after": []}, {"before": [], "after": []}
     for place, name in enumerate(STRUCTURES):
         spread = after[name].std()
         for when, table in (("before", before), ("after", after)):
-            scatter = table[name].groupby(site).std() / pd.Series(own[:, place], after.index).groupby(site).std()
+            scatter = (table[name] - np.polyval(np.polyfit(age, table[name], 1), age)).groupby(site).std()
             unequal[when].append(scatter.max() / scatter.min())
+            likeness[when].append(np.corrcoef(table[name], own[:, place])[0, 1])
         gap = np.ptp(after[name].groupby(site).mean()) / spread
         assert gap < 0.5 < np.ptp(before[name].groupby(site).mean()) / spread
-        assert np.corrcoef(after[name], own[:, place])[0, 1] > max(0.93, np.corrcoef(before[name], own[:, place])[0, 1])
         slopes = [np.polyfit(age, values, 1)[0] for values in (after[name], own[:, place])]
         assert slopes[0] == pytest.approx(slopes[1], rel=0.4)
+    assert np.mean(likeness["after"]) > 0.95 > 0.9 > np.mean(likeness["before"])
     assert np.mean(unequal["after"]) < 1.25 < 1.4 < np.mean(unequal["before"])
     sites = tsv.read(tmp_path / "out" / "harmonise_sites.tsv", numbers=("shift_mm3", "scale", "n_rows"))
-    assert len(sites) == 18 and sites["n_rows"].sum() == 6 * 60
+    assert len(sites) == 18 and sites["n_rows"].sum() == 6 * 120
     assert (tmp_path / "out" / "harmonise.png").stat().st_size > 10_000
 
 
@@ -145,7 +146,7 @@ def test_missing_and_constant_volumes(tmp_path):
     long.loc[left & at_a, "volume_mm3"] = np.nan
     kept = long.index[left & at_a][0]
     long.loc[kept, "volume_mm3"] = 7000.0
-    gone = long["participant_id"].eq("sub-07") & (long["structure"] == "ICV")
+    gone = long["participant_id"].eq("sub-007") & (long["structure"] == "ICV")
     assert call(tmp_path, long[~gone], people) == 0
     found = tsv.read(tmp_path / "out" / "volumes.tsv", numbers=("volume_mm3",))
     assert (found.loc[found["structure"] == "Brain-Stem", "volume_mm3"] == 20000).all()
@@ -185,7 +186,7 @@ def test_few_structures_are_not_pooled():
         (lambda table: table.drop(columns="scanner"), (), 65, "lacks the column scanner"),
         (lambda table: table, ("--keep", "diagnosis"), 65, "lacks the column diagnosis, and so does"),
         (lambda table: table, ("--keep", "scanner"), 78, "is the site"),
-        (lambda table: pd.concat([table, table[:1]]), (), 65, "lines 2 and 62 are both for participant_id sub-00"),
+        (lambda table: pd.concat([table, table[:1]]), (), 65, "lines 2 and 62 are both for participant_id sub-000"),
         (lambda table: table[:1], (), 65, "leaves 0 site"),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from training_maker import make_training
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,3 +112,43 @@ def test_wrong_configuration_is_named(tmp_path: Path, given: list[str], expected
         assert result.returncode != 0
         assert expected in result.stdout + result.stderr
         assert not (tmp_path / "results").exists()
+
+
+def test_training_is_a_target_of_its_own(tmp_path: Path) -> None:
+    """A shipped configuration is found from any study, and the run is one job."""
+    shipped = ["--config", "training=config/train.yaml"]
+    result = snakemake(tmp_path / "study", "train", "--dry-run", "--cores", "4", *shipped)
+    assert result.returncode == 0, result.stdout + result.stderr
+    run = "results/training/train"
+    made = ", ".join(f"{run}/{name}" for name in ("segmentation.safetensors", "synthsr.safetensors", "MODEL_CARD.md"))
+    assert f"output: {made}" in result.stdout
+    assert "checkpoint inventory:" not in result.stdout
+
+
+def test_training_runs(tmp_path: Path) -> None:
+    """Four steps of a tiny segmenter; a configuration of the study comes before a shipped one of that name."""
+    study = tmp_path / "study"
+    make_training(study / "config", synthsr={})
+    given = ["--config", "training=config/train.yaml", "device=cpu"]
+    result = snakemake(study, "train", "--cores", "1", *given)
+    assert result.returncode == 0, result.stdout + result.stderr
+    run = study / "results" / "training" / "train"
+    assert (run / "segmentation.safetensors").is_file()
+    assert "Not for diagnosis" in (run / "MODEL_CARD.md").read_text()
+    assert not (study / "config" / "run").exists()
+    again = snakemake(study, "train", "--dry-run", "--cores", "1", *given)
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["bids=."], "The target train needs a training configuration: --config training=config/train.yaml"),
+        (["batch_size=3"], "Networks are trained by the target train with --config training=FILE"),
+        (["training=nowhere.yaml"], "nowhere.yaml is a file. Give a training configuration"),
+    ],
+)
+def test_training_without_its_file_says_what_to_do(tmp_path: Path, given: list[str], expected: str) -> None:
+    result = snakemake(tmp_path, "train", "--dry-run", "--cores", "1", "--config", *given)
+    assert result.returncode != 0
+    assert expected in result.stdout + result.stderr

@@ -1,8 +1,10 @@
 # Configuration, paths and wildcards; no science.
+import glob
 import shlex
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
@@ -25,13 +27,14 @@ wildcard_constraints:
     level="scans|sessions",
 
 
-def source_format():
+def source_format(wildcards=None):
     """Which of the two kinds of input the configuration names."""
     given = [kind for kind in ("dicom", "bids") if config[kind]]
     if len(given) != 1:
         raise WorkflowError(
             "Give the input as --config dicom=FOLDER (DICOM files, any nesting) or --config bids=FOLDER "
-            f"(BIDS dataset); {'both are' if given else 'neither is'} set."
+            f"(BIDS dataset); {'both are' if given else 'neither is'} set. "
+            "Networks are trained by the target train with --config training=FILE."
         )
     folder = Path(config[given[0]])
     if not folder.is_dir():
@@ -42,12 +45,19 @@ def source_format():
     return given[0]
 
 
-SOURCE_FORMAT = source_format()
+# Said before anything is planned. Training alone needs no source.
+if not config["training"]:
+    source_format()
+
+
+def source(wildcards):
+    """Folder of the input."""
+    return config[source_format()]
 
 
 def source_state(wildcards):
     """What the inventory must see: the time of the source's folder tells of its top level only."""
-    return folders.state(Path(config[SOURCE_FORMAT]), without=Path.cwd())
+    return folders.state(Path(config[source_format()]), without=Path.cwd())
 
 
 def weights_hash(network):
@@ -82,11 +92,71 @@ def statistics_tables():
         tables.append(RESULTS.statistics("asymmetry") / "asymmetry.tsv")
     if config["landmarks"]:
         tables.append(RESULTS.statistics("landmarks") / "landmarks.tsv")
+    if config["lesion_map"]["masks"]:
+        tables.append(RESULTS.statistics("lesion-map") / "lesions.tsv")
+    if config["tbm"]["images"]:
+        tables.append(RESULTS.statistics("tbm") / "tbm_maxima.tsv")
+    if config["thickness"]["overlays"]:
+        tables.append(RESULTS.statistics("thickness") / "thickness_effects.tsv")
     return tables
 
 
-def volumes_of_level(wildcards):
-    """Table of volumes at scan or session level."""
-    return {"scans": RESULTS.volumes, "sessions": RESULTS.session_volumes}[
-        wildcards.level
+def measured_volumes(level):
+    """Table of volumes as measured, per scan or per session."""
+    return {"scans": RESULTS.volumes, "sessions": RESULTS.session_volumes}[level]
+
+
+def analysed_volumes(level):
+    """Table of volumes that statistics read: without differences between sites if the study names these."""
+    if config["harmonise"]["sites"]:
+        return RESULTS.statistics(f"harmonise-{level}") / "volumes.tsv"
+    return measured_volumes(level)
+
+
+def matching(key):
+    """Files that match the pattern of a key such as ``tbm.images``; empty if the pattern is not set."""
+    section, name = key.split(".")
+    pattern = config[section][name]
+    found = sorted(glob.glob(pattern, recursive=True)) if pattern else []
+    if pattern and not found:
+        raise WorkflowError(
+            f"{key}: no file matches {pattern} (seen from {Path.cwd()})."
+        )
+    return found
+
+
+def given(options):
+    """Command-line words of the options that have a value."""
+    return [word for name, value in options.items() if value for word in (name, value)]
+
+
+def training_file():
+    """The training configuration: below the study folder, or shipped with the pipeline."""
+    places = [Path(config["training"]), Path(workflow.basedir) / config["training"]]
+    for place in places:
+        if place.is_file():
+            return place
+    raise WorkflowError(
+        f"training: neither {places[0].resolve()} nor {places[1]} is a file. Give a training configuration "
+        "such as config/train.yaml; an absolute path is safer."
+    )
+
+
+def trained_networks(file):
+    """Networks for which a training configuration plans stages."""
+    plans = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return [
+        name
+        for name in ("segmentation", "synthsr")
+        if isinstance(plans, dict) and (plans.get(name) or {}).get("stages")
     ]
+
+
+def training_outputs(wildcards):
+    """What the target train asks for."""
+    if not config["training"]:
+        raise WorkflowError(
+            "The target train needs a training configuration: --config training=config/train.yaml (or your own; "
+            "config/README.md)."
+        )
+    return rules.train_networks.output

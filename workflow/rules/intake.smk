@@ -3,7 +3,7 @@
 
 checkpoint inventory:
     input:
-        config[SOURCE_FORMAT],
+        source,
     output:
         series=RESULTS.series,
         sessions=RESULTS.sessions,
@@ -14,7 +14,7 @@ checkpoint inventory:
     conda:
         "../../envs/synthsr-cohort.yaml"
     params:
-        format=SOURCE_FORMAT,
+        format=source_format,
         private=PRIVATE.root,
         results=RESULTS.root,
         batch_size=config["batch_size"],

@@ -1,9 +1,36 @@
 # Stage 7: cohort statistics.
 
 
+rule harmonise:
+    input:
+        volumes=lambda wildcards: measured_volumes(wildcards.level),
+        sites=config["harmonise"]["sites"] or [],
+        sessions=RESULTS.sessions,
+    output:
+        RESULTS.statistics("harmonise-{level}") / "volumes.tsv",
+        RESULTS.statistics("harmonise-{level}") / "harmonise_sites.tsv",
+        RESULTS.statistics("harmonise-{level}") / "harmonise.json",
+        RESULTS.statistics("harmonise-{level}") / "harmonise.png",
+    log:
+        "logs/harmonise-{level}.log",
+    benchmark:
+        "benchmarks/harmonise-{level}.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
+    params:
+        column=config["harmonise"]["column"],
+        keep=config["harmonise"]["keep"],
+        # Written with input.sessions, as for agreement.
+        links=PRIVATE.sessions,
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m analysis harmonise {input.volumes:q} --participants {input.sites:q} --links {params.links:q}"
+        " --site {params.column:q} --keep {params.keep:q} --out {params.folder:q} > {log:q} 2>&1"
+
+
 rule ageing:
     input:
-        volumes=volumes_of_level,
+        volumes=lambda wildcards: analysed_volumes(wildcards.level),
         participants=RESULTS.sessions,
     output:
         RESULTS.statistics("ageing-{level}") / "ageing_summary.tsv",
@@ -27,6 +54,7 @@ rule ageing:
 
 rule agreement:
     input:
+        # As measured, also of harmonised studies: the truth knows no sites.
         volumes=RESULTS.volumes,
         truth=config["truth"] or [],
         sessions=RESULTS.sessions,
@@ -55,7 +83,7 @@ rule agreement:
 
 rule groups:
     input:
-        volumes=RESULTS.session_volumes,
+        volumes=analysed_volumes("sessions"),
         participants=RESULTS.sessions,
         diagnoses=config["groups"]["diagnoses"] or [],
     output:
@@ -81,7 +109,7 @@ rule groups:
 
 rule asymmetry:
     input:
-        volumes=RESULTS.session_volumes,
+        volumes=analysed_volumes("sessions"),
         lesions=config["lesions"] or [],
         sessions=RESULTS.sessions,
     output:
@@ -121,3 +149,95 @@ rule landmarks:
         folder=subpath(output[0], parent=True),
     shell:
         "python -m analysis landmarks {input.errors:q} --out {params.folder:q} > {log:q} 2>&1"
+
+
+rule lesion_map:
+    input:
+        masks=matching("lesion_map.masks"),
+        participants=config["lesion_map"]["participants"] or [],
+        atlas=config["lesion_map"]["atlas"] or [],
+        atlas_names=config["lesion_map"]["atlas_names"] or [],
+        template=config["lesion_map"]["template"] or [],
+    output:
+        RESULTS.statistics("lesion-map") / "lesions.tsv",
+        RESULTS.statistics("lesion-map") / "lesion_maxima.tsv",
+        RESULTS.statistics("lesion-map") / "lesion_regions.tsv",
+        RESULTS.statistics("lesion-map") / "lesion_count.nii.gz",
+        RESULTS.statistics("lesion-map") / "lesion_probability.nii.gz",
+        RESULTS.statistics("lesion-map") / "lesion_map.json",
+        RESULTS.statistics("lesion-map") / "lesion_map.png",
+    log:
+        "logs/lesion_map.log",
+    benchmark:
+        "benchmarks/lesion_map.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
+    params:
+        # Options that are left out where their key is not set.
+        options=lambda wildcards, input: given(
+            {
+                "--participants": input.participants,
+                "--score": config["lesion_map"]["score"],
+                "--atlas": input.atlas,
+                "--atlas-names": input.atlas_names,
+                "--template": input.template,
+            }
+        ),
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m analysis lesion-map {input.masks:q} {params.options:q} --out {params.folder:q} > {log:q} 2>&1"
+
+
+rule tbm:
+    input:
+        images=matching("tbm.images"),
+        participants=config["tbm"]["participants"] or [],
+        mask=config["tbm"]["mask"] or [],
+        template=config["tbm"]["template"] or [],
+    output:
+        RESULTS.statistics("tbm") / "tbm_maxima.tsv",
+        RESULTS.statistics("tbm") / "tbm_z.nii.gz",
+        RESULTS.statistics("tbm") / "tbm_p_fdr.nii.gz",
+        RESULTS.statistics("tbm") / "tbm_median_difference.nii.gz",
+        RESULTS.statistics("tbm") / "tbm_auroc.nii.gz",
+        RESULTS.statistics("tbm") / "tbm.json",
+        RESULTS.statistics("tbm") / "tbm.png",
+    log:
+        "logs/tbm.log",
+    benchmark:
+        "benchmarks/tbm.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
+    params:
+        groups=config["tbm"]["groups"],
+        options=lambda wildcards, input: given(
+            {"--mask": input.mask, "--template": input.template}
+        ),
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m analysis tbm {input.images:q} --participants {input.participants:q} --groups {params.groups:q}"
+        " {params.options:q} --out {params.folder:q} > {log:q} 2>&1"
+
+
+rule thickness:
+    input:
+        overlays=matching("thickness.overlays"),
+        participants=config["thickness"]["participants"] or [],
+    output:
+        RESULTS.statistics("thickness") / "thickness_effects.tsv",
+        RESULTS.statistics("thickness") / "thickness_means.tsv",
+        RESULTS.statistics("thickness") / "thickness.json",
+        RESULTS.statistics("thickness") / "thickness.png",
+    log:
+        "logs/thickness.log",
+    benchmark:
+        "benchmarks/thickness.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
+    params:
+        contrast=config["thickness"]["contrast"],
+        correct=config["thickness"]["correct"],
+        folder=subpath(output[0], parent=True),
+    shell:
+        "python -m analysis thickness {input.overlays:q} --participants {input.participants:q}"
+        " --contrast {params.contrast:q} --correct {params.correct:q} --out {params.folder:q} > {log:q} 2>&1"
