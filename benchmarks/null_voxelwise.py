@@ -37,7 +37,10 @@ def jacobians(rng: np.random.Generator) -> Row:
     fields = ndimage.gaussian_filter(rng.standard_normal((50, *SHAPE)), [0, 1.5, 1.5, 1.5])
     z, _ = voxelwise.rank_sum(fields.reshape(50, -1).T, first)
     p = voxelwise.two_sided_p(z)
-    return {"one voxel": p[p.size // 2] < ALPHA, "any voxel, FDR": (univariate.false_discovery_rates(p) < ALPHA).any()}
+    return {
+        "one voxel": p[p.size // 2] <= ALPHA,
+        "any voxel, FDR": (univariate.false_discovery_rates(p) <= ALPHA).any(),
+    }
 
 
 def lesions(rng: np.random.Generator, n: int = 80) -> tuple[list[bytes], Any]:
@@ -61,9 +64,9 @@ def scores(test: str, *, by_volume: bool) -> Callable[[np.random.Generator], Row
         found, _ = lesion_symptom.map_scores(packed, SHAPE, score, volume, settings)
         assert found is not None
         return {
-            "one voxel": found.p[len(found.p) // 2] < ALPHA,
-            "any voxel, FDR": (found.p_fdr < ALPHA).any(),
-            "any voxel, permutation": (found.p_fwe < ALPHA).any(),
+            "one voxel": found.p[len(found.p) // 2] <= ALPHA,
+            "any voxel, FDR": (found.p_fdr <= ALPHA).any(),
+            "any voxel, permutation": (found.p_fwe <= ALPHA).any(),
         }
 
     return experiment
@@ -77,9 +80,9 @@ def cortex(rng: np.random.Generator) -> Row:
     values = 2.5 - 0.01 * (age - 60) + 0.2 * ndimage.gaussian_filter1d(rng.standard_normal((500, n)), 3, axis=0)
     effect, row = thickness.fit(values, group, np.column_stack([age, male]), "lh")
     return {
-        "one vertex": effect.p[250] < ALPHA,
-        "mean": row["mean_p"] < ALPHA,
-        "any vertex, FDR": (univariate.false_discovery_rates(effect.p) < ALPHA).any(),
+        "one vertex": effect.p[250] <= ALPHA,
+        "mean": row["mean_p"] <= ALPHA,
+        "any vertex, FDR": (univariate.false_discovery_rates(effect.p) <= ALPHA).any(),
     }
 
 
@@ -95,7 +98,7 @@ def sites(shares: tuple[float, float], *, keep: bool) -> Callable[[np.random.Gen
         harmonised = combat.harmonise(values, site, covariates).values
         return {
             "one structure, rank sum": stats.mannwhitneyu(harmonised[patient, 0], harmonised[~patient, 0]).pvalue
-            < ALPHA
+            <= ALPHA
         }
 
     return experiment

@@ -47,7 +47,7 @@ def write_scan(folder: Path, name: str, image: npt.NDArray[np.float32], series: 
         What was acquired, and on whose scanner.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    scale = 1.0 if series.kind == "CT" else 2400 / max(float(np.percentile(image, 99.5)), 1e-6)
+    scale = 1.0 if series.is_x_ray else 2400 / max(float(np.percentile(image, 99.5)), 1e-6)
     write_image(folder / f"{name}.nii.gz", np.rint(image * scale).astype(np.int16), series.stacks[0])
     files.write_json(folder / f"{name}.json", _sidecar(series, vendor))
 
@@ -66,7 +66,7 @@ def _sidecar(series: Series, vendor: Vendor) -> dict[str, Any]:
     """Physics in BIDS's units: seconds, millimetres, degrees."""
     stack, sequence = series.stacks[0], series.sequences[0]
     content: dict[str, Any] = {
-        "Modality": "CT" if series.kind == "CT" else "MR",
+        "Modality": "CT" if series.is_x_ray else "MR",
         "Manufacturer": vendor.manufacturer,
         "ManufacturersModelName": "Simulated",
         "InstitutionName": "Virtual clinic",
@@ -76,7 +76,7 @@ def _sidecar(series: Series, vendor: Vendor) -> dict[str, Any]:
         "SliceThickness": stack.thickness_mm,
         "SpacingBetweenSlices": stack.spacing_mm,
     }
-    if series.kind == "CT":
+    if series.is_x_ray:
         return content
     content |= {
         "MagneticFieldStrength": 1.5,

@@ -86,7 +86,7 @@ def write_series(
             dataset = Dataset()
             _study(dataset, patient, visit, vendor, uids)
             _series(dataset, series, vendor, visit, number, uids)
-            if series.kind == "CT":
+            if series.is_x_ray:
                 _x_rays(dataset)
             elif series.kind != "capture":
                 _magnetic(dataset, series, sequence, vendor)
@@ -110,7 +110,7 @@ def write_series(
 
 def to_pixels(images: list[npt.NDArray[np.float32]], series: Series) -> list[npt.NDArray[np.uint16]]:
     """Whole numbers of twelve bits: magnitudes scaled so that nearly all fit, Hounsfield units with an offset."""
-    if series.kind == "CT":
+    if series.is_x_ray:
         scale, offset = 1.0, CT_OFFSET
     else:
         scale, offset = 0.6 * WHITE / max(float(np.percentile(np.stack(images), 99.5)), 1e-6), 0
@@ -153,10 +153,10 @@ def _series(dataset: Dataset, series: Series, vendor: Vendor, visit: Visit, numb
     dataset.SeriesDescription = dataset.ProtocolName = text
     if has_gadolinium:
         dataset.ContrastBolusAgent = "Gadolinium chelate"
-    dataset.SOPClassUID = {"CT": uid.CTImageStorage, "capture": uid.SecondaryCaptureImageStorage}.get(
-        series.kind, uid.MRImageStorage
-    )
-    dataset.Modality = "CT" if series.kind == "CT" else "MR"
+    dataset.Modality = "CT" if series.is_x_ray else "MR"
+    dataset.SOPClassUID = uid.CTImageStorage if series.is_x_ray else uid.MRImageStorage
+    if series.kind == "capture":
+        dataset.SOPClassUID = uid.SecondaryCaptureImageStorage
 
 
 def _x_rays(dataset: Dataset) -> None:

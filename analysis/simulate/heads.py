@@ -109,14 +109,14 @@ def true_rows(
     ]
 
 
-def midline_shift_mm(head: render.Head) -> float:
+def midline_shift_mm(head: render.Head) -> float | None:
     """How far the third ventricle lies to the right of the skull's middle, beyond what it does in the base.
 
-    NaN where the base has no third ventricle.
+    None where the base has no third ventricle.
     """
     ventricle = np.argwhere(head.anatomy.numbers == THIRD_VENTRICLE).astype(float)
     if not len(ventricle):
-        return float("nan")
+        return None
     held = np.asarray(head.anatomy.fractions.sum(axis=0)).reshape(head.anatomy.grid_shape) > 0
     base_middle = np.argwhere(held)[:, 0].mean() * head.anatomy.grid_mm
     middle = np.argwhere(head.intracranial)[:, 0].mean() * head.anatomy.grid_mm

@@ -270,7 +270,7 @@ def bulk_classes() -> list[int]:
 
 
 def describe(
-    lesion: Lesion, visit: Visit, volumes: npt.NDArray[np.float64], anatomy: Anatomy, *, shift_mm: float
+    lesion: Lesion, visit: Visit, volumes: npt.NDArray[np.float64], anatomy: Anatomy, *, shift_mm: float | None
 ) -> dict[str, Any]:
     """Row of the table of lesions.
 
@@ -283,7 +283,7 @@ def describe(
     anatomy
         The base.
     shift_mm
-        Measured midline shift, right positive.
+        Measured midline shift, right positive, if it could be.
     """
     by_structure = volumes[1:].sum(axis=0)
     # Fluid has no side of its own; a lesion keeps to its half of it.
@@ -301,5 +301,5 @@ def describe(
             for number, name in LESIONS.items()
         },
         "growth": round(lesion.growth(visit), 4),
-        "midline_shift_mm": round(shift_mm, 2),
+        "midline_shift_mm": None if shift_mm is None else round(shift_mm, 2),
     }

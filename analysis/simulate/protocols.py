@@ -125,6 +125,11 @@ class Series:
         return self.kind == "MPRAGE"
 
     @property
+    def is_x_ray(self) -> bool:
+        """Whether it is CT, or made from it."""
+        return self.sequences[0].kind == "x_ray"
+
+    @property
     def motion(self) -> str:
         """``none``, ``between slices`` or ``within slices``."""
         return "between slices" if self.moves else "within slices" if self.ghost else "none"

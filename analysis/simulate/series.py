@@ -172,7 +172,7 @@ def acquire(clinic: Clinic, head: render.Head, series: protocols.Series, rng: np
                 head, sequence, stack, sampling_mm=clinic.sampling_mm, moves=list(series.moves) or None
             )
         image = signal[position, sequence]
-        if series.kind == "CT":
+        if series.is_x_ray:
             images.append(render.reconstruct(image, rng, noise_hu=series.snr))
             continue
         noise = render.white_matter_signal(sequence) / series.snr

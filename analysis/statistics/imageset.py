@@ -239,6 +239,8 @@ def draw_axial(
     look
         ``cmap``, ``vmin`` and ``vmax`` of the map.
     """
+    from matplotlib.ticker import MaxNLocator
+
     orientation = nib.orientations.io_orientation(grid.affine)
     turned = nib.orientations.apply_orientation(values, orientation)
     affine = grid.affine @ nib.orientations.inv_ornt_aff(orientation, grid.shape)
@@ -258,7 +260,8 @@ def draw_axial(
     for place, side in ((0.02, "L"), (0.98, "R")):
         axes[0].text(place, 0.02, side, transform=axes[0].transAxes, fontsize=8, color="#767676", va="bottom",
                      ha="left" if side == "L" else "right")  # fmt: skip
-    figure.colorbar(image, cax=bar).ax.tick_params(labelsize=7.5)
+    scale = figure.colorbar(image, cax=bar, ticks=MaxNLocator(4))
+    scale.ax.tick_params(labelsize=7.5)
     figure.suptitle(title, fontsize=9.5)
 
 

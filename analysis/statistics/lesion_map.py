@@ -37,7 +37,7 @@ REGION_COLUMNS = (
 #: Voxels whose centre is this close to the midplane (mm) belong to neither side.
 MIDPLANE_MM = 1e-3
 #: Shares below this part of the largest are left out of the figure, not to hide the brain.
-FAINT = 0.05
+FAINT = 0.1
 SOURCES = (
     "Iglesias et al., Science Advances 2023, doi 10.1126/sciadv.add3607 (figures 5 and 6: probability maps)",
     "Bates et al., Nature Neuroscience 2003, doi 10.1038/nn1050 (lesion–symptom mapping)",
@@ -484,7 +484,7 @@ def draw(survey: Survey, symptom: SymptomMap | None, scores: Array, volume_mm3: 
     share = count / len(volume_mm3)
     shown = np.where(share >= FAINT * share.max(), share, np.nan)
     title = f"share of {len(volume_mm3)} participants with a lesion (where above {FAINT * share.max():.1%})"
-    maps: list[tuple[str, Any, Any]] = [(title, shown, {"cmap": "inferno", "vmin": 0, "vmax": float(share.max())})]
+    maps: list[tuple[str, Any, Any]] = [(title, shown, {"cmap": "plasma", "vmin": 0, "vmax": float(share.max())})]
     if symptom is not None:
         maps.append(symptom.picture())
     for part, (title, values, look) in zip(parts[:, 0], maps, strict=False):

@@ -74,15 +74,15 @@ class SymptomMap:
             "n_patterns": self.n_patterns,
             "largest": float(self.statistic.max()),
             "smallest": float(self.statistic.min()),
-            "n_voxels_p_fdr_below_0.05": int((self.p_fdr < ALPHA).sum()),
-            "n_voxels_p_fwe_below_0.05": int((self.p_fwe < ALPHA).sum()),
+            "n_voxels_significant_fdr": int((self.p_fdr <= ALPHA).sum()),
+            "n_voxels_significant_fwe": int((self.p_fwe <= ALPHA).sum()),
             "family_wise_threshold": self.critical,
         }
 
     def picture(self) -> tuple[str, Array, dict[str, Any]]:
         """Title, map (NaN where not tested) and look for the figure."""
         reach = float(np.abs(self.statistic[np.isfinite(self.statistic)]).max(initial=1))
-        found = f"{(self.p_fdr < ALPHA).mean():.0%} of them by FDR, {(self.p_fwe < ALPHA).mean():.0%} by permutation"
+        found = f"{(self.p_fdr <= ALPHA).mean():.0%} of them by FDR, {(self.p_fwe <= ALPHA).mean():.0%} by permutation"
         title = f"{self.letter} of the score at {len(self.voxels):,} tested voxels (significant at 0.05: {found})"
         return title, self.spread(self.statistic, np.nan), {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
 

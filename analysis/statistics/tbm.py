@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         io.save(found.spread(getattr(found, name), grid.shape, background), grid, out / f"tbm_{name}.nii.gz")
     tsv.write(list_maxima(found, grid), out / "tbm_maxima.tsv")
     figures.write(draw(found, grid, arguments), out / "tbm.png")
-    significant = found.p_fdr < ALPHA
+    significant = found.p_fdr <= ALPHA
     files.write_json(
         out / "tbm.json",
         {
@@ -122,8 +122,8 @@ def run(arguments: argparse.Namespace) -> None:
             "groups": {first: int(is_first.sum()), second: int((~is_first).sum())},
             "grid": {"shape": list(grid.shape), "affine": grid.affine.tolist()},
             "n_voxels_tested": len(found.voxels),
-            f"n_voxels_{first}_larger_p_fdr_below_0.05": int((significant & (found.z > 0)).sum()),
-            f"n_voxels_{second}_larger_p_fdr_below_0.05": int((significant & (found.z < 0)).sum()),
+            f"n_voxels_{first}_larger_significant_fdr": int((significant & (found.z > 0)).sum()),
+            f"n_voxels_{second}_larger_significant_fdr": int((significant & (found.z < 0)).sum()),
             "notes": notes,
             "method": "Wilcoxon rank sum per voxel, normal approximation with the variance corrected for ties, without "
             "continuity correction; two-sided; false discovery rate over tested voxels (Benjamini–Hochberg).",
@@ -247,7 +247,7 @@ def draw(found: GroupMaps, grid: Grid, arguments: Any) -> Any:
         return figures.saying("No voxel could be tested: all images are the same.")
     heights = imageset.slice_heights(found.spread(np.abs(found.z), grid.shape, 0), grid, 7)
     background = imageset.resampled(arguments.template, grid) if arguments.template else None
-    significant = np.where(found.p_fdr < ALPHA, found.z, np.nan)
+    significant = np.where(found.p_fdr <= ALPHA, found.z, np.nan)
     first, second = arguments.groups
     figure = Figure(figsize=(10.5, 6.2), layout="constrained")
     rows = (

@@ -25,7 +25,7 @@ EFFECT_COLUMNS = (
     "hemisphere",
     "n_participants",
     "n_vertices_tested",
-    "n_vertices_p_fdr_below_0.05",
+    "n_vertices_significant_fdr",
     "largest_t",
     "smallest_t",
     "mean_effect_mm",
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     out: Path = arguments.out
     for row in rows:
-        row["n_vertices_p_fdr_below_0.05"] = int((adjusted[row["hemisphere"]] < ALPHA).sum())
+        row["n_vertices_significant_fdr"] = int((adjusted[row["hemisphere"]] <= ALPHA).sum())
     for side, effect in effects.items():
         untested = ~np.isfinite(effect.t)
         if untested.any():

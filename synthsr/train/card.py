@@ -23,6 +23,7 @@ NAME, FIGURE = "MODEL_CARD.md", "training.png"
 SCORES = {
     "dice": "Dice, 23 structures",
     "cross_entropy": "cross-entropy",
+    "distance_mm2": "squared error of the distance to the brain's boundary, mm²",
     "l1": "L1",
     "soft_dice": "soft Dice behind the frozen segmenter",
     "loss": "loss",

@@ -42,6 +42,8 @@ class Stage:
         Images of one step, on each device; the loss is their mean.
     synthesiser
         SynthSR weights through which the segmenter sees every other step's images, as it does in the pipeline.
+    distance_weight
+        Weight of the squared error (mm²) of the distance to the brain's boundary, where the segmenter tells it.
     """
 
     steps: int
@@ -54,6 +56,7 @@ class Stage:
     regression: Literal["l1", "l2"] = "l1"
     images_per_step: int = 1
     synthesiser: str | None = None
+    distance_weight: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,24 @@ class NetworkPlan:
 
     ``start_from`` is a shipped name or a path; without it the segmenter starts at random and SynthSR from the
     segmenter's trunk. A segmenter without stages is what ``start_from`` names.
+
+    Attributes
+    ----------
+    distance
+        The segmenter also tells the distance to the brain's boundary (``synthsr strip``).
+    residual
+        Channel to which SynthSR predicts the difference.
+    reliability
+        SynthSR sees the reliability maps behind the scans.
     """
 
     features: int = 24
     levels: int = 5
     stride: int = 1
     norm: Literal["batch", "instance"] = "batch"
+    distance: bool = False
+    residual: int | None = None
+    reliability: bool = False
     start_from: str | None = None
     stages: tuple[Stage, ...] = ()
 
@@ -75,6 +90,19 @@ class NetworkPlan:
     def steps(self) -> int:
         """Of all stages."""
         return sum(stage.steps for stage in self.stages)
+
+    def network(self, *, scans: int, out_channels: int) -> UNetConfig:
+        """Size of the network that sees so many scans of a session."""
+        return UNetConfig(
+            in_channels=scans * (1 + self.reliability),
+            out_channels=out_channels,
+            features=self.features,
+            levels=self.levels,
+            stride=self.stride,
+            norm=self.norm,
+            residual=self.residual,
+            distance=self.distance,
+        )
 
     @property
     def steps_before_last_stage(self) -> int:
@@ -178,7 +206,7 @@ def read_config(path: Path) -> TrainingConfig:
     decided_by_stages = sorted({"field_mm", "voxel_size_mm"} & set(config.generator))
     if decided_by_stages:
         raise ConfigurationError(f"{path}: generator.{decided_by_stages[0]}: stages decide it; give it there")
-    read_generator_config(config.generator, where=f"{path}: generator")
+    _check_plans(config, str(path))
     for network in NETWORKS:
         plan = config.plan(network)
         multiple = UNetConfig(levels=plan.levels, stride=plan.stride).multiple
@@ -190,6 +218,29 @@ def read_config(path: Path) -> TrainingConfig:
                         f"voxels a side, no multiple of {multiple}, which this network needs"
                     )
     return config
+
+
+def _check_plans(config: TrainingConfig, where: str) -> None:
+    """Raise :class:`ConfigurationError` where the plans contradict the generator or each other."""
+    generator = read_generator_config(config.generator, where=f"{where}: generator")
+    if config.segmentation.residual is not None or config.segmentation.reliability or config.synthsr.distance:
+        raise ConfigurationError(
+            f"{where}: residual and reliability are of synthsr, distance is of segmentation; move them there"
+        )
+    try:
+        config.synthsr.network(scans=generator.channels, out_channels=1)
+    except ValueError as error:
+        raise ConfigurationError(f"{where}: synthsr: {error}") from error
+    if generator.target.kind == "channel" and any(stage.dice_weight for stage in config.synthsr.stages):
+        raise ConfigurationError(
+            f"{where}: with generator.target.kind channel the target is no T1 for the segmenter to look at; set "
+            "dice_weight: 0 in every stage of synthsr"
+        )
+    if generator.channels > 1 and config.synthsr.stages and config.validation_scans:
+        raise ConfigurationError(
+            f"{where}: validation_scans are single scans, synthsr here takes {generator.channels} of a session; leave "
+            "them out"
+        )
 
 
 def _expanded(value: Any, where: str) -> Any:

@@ -30,8 +30,8 @@ from .. import inference, labels, losses, preprocess
 from ..errors import ConfigurationError, DataError
 from ..generator import Generated, Generator, Params
 from ..generator import read_config as read_generator_config
-from ..networks import UNet, UNetConfig, block_offset
-from ..weights.storage import load_network, save_network
+from ..networks import UNet, block_offset, with_distance_head
+from ..weights.storage import INTENSITIES_OF, RELIABILITY_MAPS, load_network, save_network
 from . import data, pictures, scans
 from .checkpoint import Best, Progress, load_checkpoint, save_checkpoint
 from .config import NETWORKS, NetworkName, NetworkPlan, Stage, TrainingConfig
@@ -123,14 +123,21 @@ class Trainer:
         self.config, self.name, self.device, self.group = config, name, device, group
         self.plan: NetworkPlan = config.plan(name)
         self.folder = config.run / name
-        out = len(labels.segmentation_numbers()) if name == "segmentation" else 1
         torch.manual_seed(config.seed)
-        plan = self.plan
-        self.network = UNet(UNetConfig(1, out, plan.features, plan.levels, plan.stride, plan.norm))
+        generator = read_generator_config(config.generator)
+        #: Where the target is one of the scans, which.
+        self.intensities_of = generator.target.channel if generator.target.kind == "channel" else None
+        if name == "segmentation":
+            size = self.plan.network(scans=1, out_channels=len(labels.segmentation_numbers()))
+        else:
+            size = self.plan.network(scans=generator.channels, out_channels=1)
+        self.network = UNet(size)
         self.network = self.network.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=1e-4)
         self.step, self.seconds = 0, 0.0
         self.best: Best | None = None
+        numbers = labels.segmentation_numbers()
+        self._brain = torch.tensor([number in labels.brain_numbers() for number in numbers])
         self.segmenter: UNet | None = None
         self.synthesiser: UNet | None = None
         #: Of the weights that this network starts from, and of the frozen segmenter behind it.
@@ -164,11 +171,12 @@ class Trainer:
 
     def _start_from_weights(self, name_or_path: str) -> None:
         loaded = load_network(name_or_path)
-        if loaded.network.config != self.network.config:
+        network = with_distance_head(loaded.network) if self.plan.distance else loaded.network
+        if network.config != self.network.config:
             raise ConfigurationError(
                 f"start_from: {loaded.path} holds {loaded.network.config}, the plan asks for {self.network.config}"
             )
-        self.network.load_state_dict(loaded.network.state_dict())
+        self.network.load_state_dict(network.state_dict())
         self.started_from = {"sha256": loaded.sha256, **loaded.information}
 
     def _start_from_segmenter(self) -> None:
@@ -216,6 +224,10 @@ class Trainer:
             "started_from": self.started_from,
             "segmenter_sha256": self.segmenter_sha256,
         }
+        if self.plan.reliability:
+            information[RELIABILITY_MAPS] = True
+        if self.name == "synthsr" and self.intensities_of is not None:
+            information[INTENSITIES_OF] = self.intensities_of
         save_network(network, path, information, dtype=torch.float16)
 
     # -- draws ---------------------------------------------------------------------------------------------------
@@ -264,9 +276,11 @@ class Trainer:
 
     def _loss(self, sample: Generated, stage: Stage, offset: int, through_synthesiser: bool = False) -> Outcome:
         """Loss of a batch: the mean of its images' losses."""
-        image = sample.image.contiguous(memory_format=torch.channels_last_3d)
         if self.name == "synthsr":
-            return self._synthsr_loss(image, sample, stage, offset)
+            seen = torch.cat([sample.image, sample.reliability], dim=1) if self.plan.reliability else sample.image
+            return self._synthsr_loss(seen.contiguous(memory_format=torch.channels_last_3d), sample, stage, offset)
+        # The segmenter looks at one scan, also where there are several of a session.
+        image = sample.image[:, :1].contiguous(memory_format=torch.channels_last_3d)
         if through_synthesiser:
             assert stage.synthesiser is not None
             image = self._synthesised(image, stage.synthesiser)
@@ -274,10 +288,16 @@ class Trainer:
 
     def _segmentation_loss(self, image: Tensor, sample: Generated, stage: Stage, offset: int) -> Outcome:
         with self._autocast():
-            logits = self.network.forward_block(image, offset)
-        logits, target = logits.float(), block_offset(sample.channel, self.plan.stride, offset)
+            maps = self.network.forward_block(image, offset)
+        channels, stride = self.network.config.out_channels, self.plan.stride
+        logits, target = maps[:, :channels].float(), block_offset(sample.channel, stride, offset)
         loss = over_images(lambda x, y: losses.segmentation_loss(x, y, stage.dice_weight), logits, target)
-        return Outcome(loss, {}, logits)
+        if not self.plan.distance:
+            return Outcome(loss, {}, logits)
+        inside = self._brain.to(self.device)[sample.channel]
+        true_mm = losses.truncated_distance(inside, voxel_size_mm=stage.voxel_size_mm)
+        squared = losses.distance_loss(maps[:, channels].float(), block_offset(true_mm, stride, offset))
+        return Outcome(loss + stage.distance_weight * squared, {"distance_mm2": squared.item()}, logits)
 
     def _synthsr_loss(self, image: Tensor, sample: Generated, stage: Stage, offset: int) -> Outcome:
         with self._autocast():
@@ -290,7 +310,7 @@ class Trainer:
         assert self.segmenter is not None
         seen = scans.as_segmenter_input(predicted).contiguous(memory_format=torch.channels_last_3d)
         with self._autocast():
-            logits = self.segmenter.forward_block(seen, offset)
+            logits = self.segmenter.forward_block(seen, offset)[:, : self.segmenter.config.out_channels]
         posterior = logits.float().softmax(1)
         target = block_offset(sample.channel, self.segmenter.config.stride, offset)
         dice = over_images(lambda x, y: torch.nanmean(losses.soft_dice(x, y)), posterior, target)
@@ -447,6 +467,7 @@ class Trainer:
         target = block_offset(sample.channel, self.plan.stride, offset)
         dice = losses.hard_dice(outcome.prediction.argmax(1), target, len(labels.segmentation_numbers()))
         return {
+            **outcome.parts,
             "dice": float(torch.nanmean(dice[main_channels()])),
             "cross_entropy": losses.segmentation_loss(outcome.prediction, target, 0.0).item(),
         }

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from miniature_head import SHAPE, numbers
+from miniature_head import numbers as numbers
 
 from analysis.simulate.clinic import Clinic, Group, Planned
-
-__all__ = ["SHAPE", "SMALL", "numbers"]
 
 #: Fits the miniature: small stacks, one head size, coarse pixels.
 SMALL = Clinic(

@@ -62,7 +62,7 @@ def test_maps_are_scipys_and_find_the_planted_block(study, tmp_path):
     assert (z[0] == 0).all() and (p_fdr[0] == 1).all() and (auroc[0] == 0.5).all()
     content = json.loads((tmp_path / "tbm.json").read_text())
     assert content["groups"] == {"AD": 14, "CN": 17} and content["n_voxels_tested"] == 11 * 14 * 10
-    assert content["n_voxels_CN_larger_p_fdr_below_0.05"] > 30
+    assert content["n_voxels_CN_larger_significant_fdr"] > 30
     assert any("140 voxels with the same value" in note for note in content["notes"])
     assert any("3 of 34 images in neither group" in note for note in content["notes"])
     maxima = tsv.read(tmp_path / "tbm_maxima.tsv", numbers=("x_mm", "y_mm", "z_mm", "z"))
