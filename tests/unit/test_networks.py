@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from synthsr.networks import (
@@ -12,6 +13,7 @@ from synthsr.networks import (
     UNet,
     UNetConfig,
     block_offset,
+    doubled,
     fold,
     unfold,
     with_distance_head,
@@ -184,3 +186,13 @@ def test_distance_head_learns_from_zero() -> None:
     with torch.no_grad():
         network.head.weight -= 1e-4 * network.head.weight.grad
     assert (network.forward_block(image, 5)[:, 2] - true).square().mean() < first
+
+
+def test_doubling_and_its_gradient_are_those_of_nearest_interpolation() -> None:
+    x = torch.rand(2, 3, 4, 5, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.rand(2, 3, 8, 10, 12, dtype=torch.float64)
+    expected = F.interpolate(x, scale_factor=2.0, mode="nearest")
+    assert torch.equal(doubled(x), expected)
+    (own,) = torch.autograd.grad((doubled(x) * weight).sum(), x)
+    (theirs,) = torch.autograd.grad((expected * weight).sum(), x)
+    torch.testing.assert_close(own, theirs)
