@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -215,9 +216,19 @@ def _options(planned: Planned) -> list[Order]:
 
 def even(seed: int, trait: int, n: int, group: int = 0) -> float:
     """Term *n* of a sequence that covers [0, 1) evenly; another one for every trait and group."""
-    primes = [p for p in range(2, 1000) if all(p % q for q in range(2, int(p**0.5) + 1))]
     start = stream(seed, 0, EVEN, trait, group).random()
-    return float((start + n * np.sqrt(primes[trait])) % 1)
+    return float((start + n * np.sqrt(_prime(trait))) % 1)
+
+
+@cache
+def _prime(position: int) -> int:
+    """Prime number at a position, from 2 at 0."""
+    number = 1
+    for _ in range(position + 1):
+        number += 1
+        while any(number % divisor == 0 for divisor in range(2, number)):
+            number += 1
+    return number
 
 
 def stream(seed: int, patient: int, purpose: int, *parts: int) -> np.random.Generator:

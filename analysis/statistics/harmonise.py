@@ -2,6 +2,9 @@
 
 Johnson et al., Biostatistics 2007; Fortin et al., NeuroImage 2018. Every structure counts as a measure of its own, left
 and right apart, ICV among them; the result is a table of the same long form, which every statistic can take.
+
+What is kept but unevenly spread over sites, as where one hospital sends most of the patients, is found too often
+afterwards (Nygaard, Rødland & Hovig, Biostatistics 2016); ``benchmarks/null_voxelwise.py`` has the numbers.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ SITE_COLUMNS = ("structure", "site", "n_rows", "n_participants", "shift_mm3", "s
 SOURCES = (
     "Johnson, Li & Rabinovic, Biostatistics 2007, doi 10.1093/biostatistics/kxj037 (ComBat)",
     "Fortin et al., NeuroImage 2018, doi 10.1016/j.neuroimage.2017.11.024 (for cortical thickness and volumes)",
+    "Nygaard, Rødland & Hovig, Biostatistics 2016, doi 10.1093/biostatistics/kxv027 (groups unbalanced over sites)",
 )
 
 
@@ -87,7 +91,8 @@ def run(arguments: argparse.Namespace) -> None:
             "n_structures": len(structures),
             "notes": notes,
             "method": "ComBat with empirical Bayes over structures (parametric priors): shift and scale per site and "
-            "structure, linear effects of the kept columns preserved; rows count as independent.",
+            "structure, linear effects of the kept columns preserved; rows count as independent. Tests of a kept "
+            "column that is unevenly spread over sites reject too often afterwards.",
             "sources": list(SOURCES),
         },
     )

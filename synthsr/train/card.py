@@ -13,7 +13,7 @@ import yaml
 from .. import files
 from ..weights.storage import load_network
 from .checkpoint import STATE
-from .config import NETWORKS
+from .config import NETWORKS, RANDOM
 from .figure import draw_curves
 from .provenance import NAME as PROVENANCE
 from .record import LOG, VALIDATION
@@ -143,10 +143,13 @@ def _effort(run: Path, trained: Sequence[str], provenance: dict[str, Any]) -> st
     for name in trained:
         state = _state(run, name)
         start = provenance["configuration"][name]["start_from"]
-        random = "random weights" if name == "segmentation" else "the segmenter's trunk"
+        if start is None and name == "synthsr":
+            origin = "the segmenter's trunk"
+        else:
+            origin = "random weights" if start in (None, RANDOM) else f"the weights `{Path(start).stem}`"
         lines.append(
             f"- `{name}`: {state['step']:,} steps in {state['seconds'] / 3600:.1f} hours, from "
-            f"{random if start is None else f'the weights `{Path(start).stem}`'}."
+            f"{origin}."
         )
     device, processes = provenance.get("device"), provenance.get("processes")
     if device:

@@ -17,6 +17,8 @@ from ..networks import UNetConfig
 NetworkName = Literal["segmentation", "synthsr"]
 #: In the order in which they are trained.
 NETWORKS: tuple[NetworkName, ...] = ("segmentation", "synthsr")
+#: Says in ``start_from`` that a network starts at random.
+RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class Stage:
 class NetworkPlan:
     """A network's size (see :class:`synthsr.networks.UNetConfig`), the weights it starts from, and its stages.
 
-    ``start_from`` is a shipped name or a path; without it the segmenter starts at random and SynthSR from the
-    segmenter's trunk. A segmenter without stages is what ``start_from`` names.
+    ``start_from`` is a shipped name, a path or ``random``; without it the segmenter starts at random and SynthSR from
+    the segmenter's trunk. A segmenter without stages is what ``start_from`` names.
 
     Attributes
     ----------

@@ -34,7 +34,7 @@ from ..networks import UNet, block_offset, with_distance_head
 from ..weights.storage import INTENSITIES_OF, RELIABILITY_MAPS, load_network, save_network
 from . import data, pictures, scans
 from .checkpoint import Best, Progress, load_checkpoint, save_checkpoint
-from .config import NETWORKS, NetworkName, NetworkPlan, Stage, TrainingConfig
+from .config import NETWORKS, RANDOM, NetworkName, NetworkPlan, Stage, TrainingConfig
 from .devices import ALONE, Group
 from .record import LossWatch, Record
 
@@ -147,10 +147,10 @@ class Trainer:
             loaded = load_network(self._segmenter_weights())
             self.segmenter_sha256 = loaded.sha256
             self.segmenter = inference.ready(loaded.network, device).requires_grad_(False)
-        if self.plan.start_from is not None:
-            self._start_from_weights(self.plan.start_from)
-        elif self.segmenter is not None:
+        if self.plan.start_from is None:
             self._start_from_segmenter()
+        elif self.plan.start_from != RANDOM:
+            self._start_from_weights(self.plan.start_from)
         self.maps = data.load_label_maps(config, config.training)
         # Validation is the first process's business.
         self.validation_maps = data.load_label_maps(config, config.validation) if group.leads else []
@@ -180,11 +180,12 @@ class Trainer:
         self.started_from = {"sha256": loaded.sha256, **loaded.information}
 
     def _start_from_segmenter(self) -> None:
-        """Copy the segmenter's trunk where the shapes agree: it already knows anatomy under any contrast.
+        """Copy the trunk of SynthSR's segmenter where the shapes agree: it already knows anatomy under any contrast.
 
         The head starts from zero, so that the first steps do not undo the trunk to get rid of random pictures.
         """
-        assert self.segmenter is not None
+        if self.segmenter is None:
+            return
         own = self.network.state_dict()
         for key, value in self.segmenter.state_dict().items():
             if not key.startswith("head.") and key in own and own[key].shape == value.shape:

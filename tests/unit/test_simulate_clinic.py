@@ -145,7 +145,7 @@ def test_converted_scans_lie_as_rendered(archive: Path, tmp_path: Path) -> None:
             continue
         out = tmp_path / series.name
         out.mkdir()
-        subprocess.run([dcm2niix.bin, "-z", "n", "-o", out, series], check=True, capture_output=True)
+        subprocess.run([dcm2niix.bin, "-z", "n", "-x", "i", "-o", out, series], check=True, capture_output=True)
         images = [nib.load(path) for path in sorted(out.glob("*.nii"))]
         if kind == "localizer":
             assert len(images) == 3

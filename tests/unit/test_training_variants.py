@@ -94,3 +94,32 @@ def test_two_scans_with_reliability_maps_and_residual(tmp_path: Path, kind: str)
 def test_contradictions_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         train.read_config(make_training(tmp_path, **changes))
+
+
+def test_synthsr_may_start_at_random(tmp_path: Path) -> None:
+    """And not from the trunk of its segmenter, which has seen labels."""
+    config = train.read_config(make_training(tmp_path))
+    train.train(replace(config, synthsr=replace(config.synthsr, stages=())), device=CPU)
+    from_trunk = train.Trainer(config, "synthsr", CPU)
+    assert from_trunk.segmenter is not None
+    trunk = from_trunk.segmenter.state_dict()["down.0.conv0.weight"]
+    assert torch.equal(from_trunk.network.state_dict()["down.0.conv0.weight"], trunk)
+    at_random = train.Trainer(replace(config, synthsr=replace(config.synthsr, start_from="random")), "synthsr", CPU)
+    assert not torch.equal(at_random.network.state_dict()["down.0.conv0.weight"], trunk)
+
+
+SHIPPED = [
+    path
+    for path in sorted((Path(__file__).parents[2] / "config").rglob("*.yaml"))
+    if path.stem.startswith("train") or path.parent.name == "ablation"
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configurations_are_sound(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And hold nobody's base anatomy: heads 11 to 13 are for validation alone."""
+    monkeypatch.setenv("SYNTHSR_TEST_DATA", "/data")
+    monkeypatch.chdir(path.parents[1] if path.parent.name == "config" else path.parents[2])
+    config = train.read_config(path)
+    assert not {f"training_seg_{number}.nii.gz" for number in (11, 12, 13)} & set(config.training)
+    assert not any("datalad" in str(image) for image in (*config.training, *config.t1_targets.values()))
