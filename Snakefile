@@ -11,6 +11,7 @@ configfile: f"{workflow.basedir}/config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/simulate.smk"
 include: "workflow/rules/intake.smk"
 include: "workflow/rules/synthsr.smk"
 include: "workflow/rules/segment.smk"

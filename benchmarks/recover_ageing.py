@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import tsv
-from analysis.statistics import ageing, agreement, linear
+from analysis.statistics import ageing, agreement
 
 Array = npt.NDArray[np.float64]
 
@@ -138,7 +138,7 @@ def slopes(*, noise: str, participants: int, repeats: int) -> Iterator[dict[str,
         groups, _ = pd.factorize(table["participant_id"])
         covariates = ageing.covariates_of(table, name)[1]
         volume, age = table[name].to_numpy(), table["age_years"].to_numpy()
-        found = linear.fit(volume, age, covariates=covariates, groups=groups, confidence=0.95)
+        found = ageing.straight(volume, age, covariates=covariates, groups=groups, confidence=0.95)
         reach = found["slope_high_mm3_per_year"] - found["slope_low_mm3_per_year"]
         none.append([found["p_value"] < 0.05, reach / spread])
         # Truth and measurement: as different as two scans of one participant.
@@ -214,6 +214,7 @@ def population() -> dict[str, float]:
         "bias_mm3": 300.0,
         "bias_percent": float(relative.mean()),
         "mean_absolute_error_percent": float(np.abs(relative).mean()),
+        "spread_mm3": spread,
         "limit_low_mm3": 300 - 1.96 * spread,
         "limit_high_mm3": 300 + 1.96 * spread,
     }

@@ -56,7 +56,7 @@ def deformed(
         inside = np.asarray(fractions.sum(axis=0)).ravel()
         swelling = float(inside @ deform.jacobian(deform.flow(variation)).ravel() / inside.sum())
         share = inside.reshape(anatomy.grid_shape).astype(np.float32) / grid**3
-        ease = STIFF + (1 - STIFF) * ndimage.gaussian_filter(share, STIFF_MM / grid)
+        ease = np.asarray(STIFF + (1 - STIFF) * ndimage.gaussian_filter(share, STIFF_MM / grid), dtype=np.float32)
         warp = deform.fit(fractions, log_ratio + np.log(swelling), variation, steps=clinic.fit_steps, ease=ease)
     return render.place(
         anatomy,

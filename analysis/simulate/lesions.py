@@ -201,8 +201,9 @@ def with_bulk(anatomy: Anatomy, lesion: Lesion) -> sparse.csr_array:
         ),
         shape=(last + 1, anatomy.fractions.shape[1]),
     )
-    empty = sparse.csr_array((1, anatomy.fractions.shape[1]), dtype=np.float32)
-    return sparse.csr_array(sparse.vstack([anatomy.fractions, empty]) + moved)
+    before = sparse.csr_array(anatomy.fractions)
+    before.resize(moved.shape)
+    return sparse.csr_array(before + moved)
 
 
 def _tissue(anatomy: Anatomy, side: str) -> npt.NDArray[np.bool_]:

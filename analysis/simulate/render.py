@@ -99,7 +99,7 @@ class Head:
     def _middles_mm(self, blocks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
         """Middles of blocks in the scanner (N, 3), right, anterior, superior."""
         grid = self.anatomy.grid_mm
-        return self.to_scanner(np.argwhere(blocks) * grid + (grid - 1) / 2)
+        return self.to_scanner(np.argwhere(blocks).astype(np.float64) * grid + (grid - 1) / 2)
 
     def to_scanner(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Scanner coordinates (N, 3) of points in the undeformed base's voxels."""
@@ -114,8 +114,8 @@ class Head:
         """Middles of all blocks of the head in the scanner (N, 3)."""
         x, y, z = self.anatomy.grid_shape
         grid = self.anatomy.grid_mm
-        blocks = (self.anatomy.numbers > 0).reshape(x, grid, y, grid, z, grid).any(axis=(1, 3, 5))
-        return self._middles_mm(self._deformed(blocks))
+        blocks = (self.anatomy.numbers > 0).reshape(x, grid, y, grid, z, grid).max(axis=(1, 3, 5))
+        return self._middles_mm(self._deformed(np.asarray(blocks)))
 
     def carried_mm(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Where points of the base (N, 3; voxels) lie in the scanner: the inverse of the pull, by iteration."""

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pandas as pd
 
     from .laplace import Array, NaturalSpline
@@ -219,7 +221,7 @@ def run(arguments: argparse.Namespace) -> None:
             "peak: age of the largest median, its interval the ages whose median may be as large by the same "
             "bootstrap; centile: of the volume in the "
             "fitted distribution at its age, z: the normal quantile of that; slope: least squares with age, ICV and "
-            "sex, standard error by the jackknife over participants.",
+            "sex, standard error clustered by participant (CR2, Bell & McCaffrey 2002).",
             "sources": list(SOURCES),
         },
     )
@@ -330,7 +332,7 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
             remarks.append("no clear peak: its interval is all ages")
     summary |= {
         "knots": k,
-        **linear.fit(y, age, covariates=covariates, groups=groups, confidence=settings.confidence),
+        **straight(y, age, covariates=covariates, groups=groups, confidence=settings.confidence),
         "peak_age_years": peak,
         "peak_low_years": peak_low,
         "peak_high_years": peak_high,
@@ -340,6 +342,25 @@ def fit_structure(table: pd.DataFrame, structure: str, settings: Settings) -> St
         "note": "; ".join(remarks),
     }
     return StructureFit(summary, curve, model, age, model.corrected(used))
+
+
+def straight(
+    y: Array, age: Array, *, covariates: Array, groups: npt.NDArray[np.int64], confidence: float
+) -> dict[str, float]:
+    """Slope of the corrected volume on age with its interval and p (:func:`linear.fit`), and Pearson's r."""
+    import numpy as np
+
+    from . import linear
+
+    line = linear.fit(y, age, covariates=covariates, groups=groups)
+    low, high, p_value = linear.inference(line, confidence=confidence)
+    return {
+        "slope_mm3_per_year": line.slope,
+        "slope_low_mm3_per_year": low,
+        "slope_high_mm3_per_year": high,
+        "pearson_r": float(np.corrcoef(line.corrected_mm3, age)[0, 1]),
+        "p_value": p_value,
+    }
 
 
 def score(table: pd.DataFrame, model: Model) -> pd.DataFrame:

@@ -30,11 +30,15 @@ INTERVALS = {
     "bias_mm3": ("bias_low_mm3", "bias_high_mm3"),
     "bias_percent": ("bias_low_percent", "bias_high_percent"),
     "mean_absolute_error_percent": ("error_low_percent", "error_high_percent"),
+    "spread_mm3": ("spread_low_mm3", "spread_high_mm3"),
     "limit_low_mm3": ("limit_low_from_mm3", "limit_low_to_mm3"),
     "limit_high_mm3": ("limit_high_from_mm3", "limit_high_to_mm3"),
 }
-#: Those whose interval is symmetric after Fisher's transform.
+#: Those whose interval is symmetric after Fisher's transform, and after the logarithm.
 CORRELATIONS = ("pearson_r", "spearman_r", "concordance")
+POSITIVE = ("mean_absolute_error_percent", "spread_mm3")
+#: Standard deviations of a single difference from bias to limit of agreement.
+REACH = 1.96
 COLUMNS = (
     "structure",
     "n_scans",
@@ -67,6 +71,7 @@ CONFIDENCE = 0.95
 SOURCES = (
     "Iglesias et al., Science Advances 2023, doi 10.1126/sciadv.add3607 (tables 1 and 2)",
     "Lin, Biometrics 1989, doi 10.2307/2532051 (concordance correlation)",
+    "Zou, Statistical Methods in Medical Research 2013, doi 10.1177/0962280211402548 (intervals of the limits)",
     "Bland & Altman, Journal of Biopharmaceutical Statistics 2007, doi 10.1080/10543400701329422 (limits of agreement)",
 )
 
@@ -161,11 +166,12 @@ def run(arguments: argparse.Namespace) -> None:
             "n_participants": int(pairs["participant_id"].nunique()),
             "notes": notes,
             "method": "A session's volume is the median over its scans. Difference is measured minus true. Limits of "
-            "agreement: bias ± 1.96 standard deviations of a single volume's difference, between and within "
+            "agreement: bias ± 1.96 standard deviations of a single volume's difference (spread), between and within "
             "participants. Percentages are of the true volume. 95 % intervals: jackknife over participants, each with "
             "all scans, so that several scans of a participant do not narrow them, and Student's t; of correlations "
-            "after Fisher's transform. Slopes: least squares with age, ICV and sex, each with its own ICV; their "
-            "difference by the same jackknife.",
+            "after Fisher's transform, of mean error and spread after the logarithm, of limits from those of bias and "
+            "spread (Zou 2013). Slopes: least squares with age, ICV and sex, each with its own ICV, standard errors "
+            "clustered by participant (CR2, Bell & McCaffrey 2002).",
             "sources": list(SOURCES),
         },
     )
@@ -246,7 +252,10 @@ def compare_structure(pairs: pd.DataFrame, structure: str) -> dict[str, Any]:
     if len(used) < MINIMUM_SCANS:
         return row | {"note": f"not compared: {len(used)} scans with truth, {MINIMUM_SCANS} are the least"}
     measured, true = used[structure].to_numpy(dtype=float), used[f"{structure} true"].to_numpy(dtype=float)
-    row |= compare(measured, true, groups=groups)
+    found = compare(measured, true, groups=groups)
+    row |= found
+    row["limit_low_mm3"] = found["bias_mm3"] - REACH * found["spread_mm3"]
+    row["limit_high_mm3"] = found["bias_mm3"] + REACH * found["spread_mm3"]
     notes = []
     if np.isnan(row["pearson_r"]):
         notes.append("no correlation: all volumes are the same")
@@ -256,17 +265,13 @@ def compare_structure(pairs: pd.DataFrame, structure: str) -> dict[str, Any]:
         notes.append(f"no intervals: {len(people)} participants, {MINIMUM_SCANS} are the least")
         return row | {"note": "; ".join(notes)}
     without = [compare(measured[rest], true[rest], groups=groups[rest]) for rest in _left_out(groups)]
-    for name, ends in INTERVALS.items():
-        row |= zip(
-            ends,
-            interval(row[name], [other[name] for other in without], is_correlation=name in CORRELATIONS),
-            strict=True,
-        )
-    return row | {"note": "; ".join(notes)}
+    for name in found:
+        row |= zip(INTERVALS[name], interval(name, row[name], [other[name] for other in without]), strict=True)
+    return row | limit_intervals(row) | {"note": "; ".join(notes)}
 
 
 def compare(measured: Array, true: Array, *, groups: npt.NDArray[np.int64]) -> dict[str, float]:
-    r"""Everything in :data:`INTERVALS`; NaN where a volume never changes, percentages NaN where a true volume is zero.
+    r"""All of :data:`INTERVALS` but limits; NaN where a volume never changes, percentages where a true volume is zero.
 
     Concordance is Lin 1989, equation 1 with sample moments over n,
     :math:`2 s_{xy} / (s_x^2 + s_y^2 + (\bar x - \bar y)^2)`.
@@ -283,13 +288,12 @@ def compare(measured: Array, true: Array, *, groups: npt.NDArray[np.int64]) -> d
 
     difference = measured - true
     relative = difference / true * 100 if (true > 0).all() else np.full_like(true, np.nan)
-    bias, reach = float(difference.mean()), 1.96 * spread_of_one(difference, groups)
+    bias = float(difference.mean())
     found = {
         "bias_mm3": bias,
         "bias_percent": float(relative.mean()),
         "mean_absolute_error_percent": float(np.abs(relative).mean()),
-        "limit_low_mm3": bias - reach,
-        "limit_high_mm3": bias + reach,
+        "spread_mm3": spread_of_one(difference, groups),
     }
     if np.ptp(measured) == 0 or np.ptp(true) == 0:
         return found | dict.fromkeys(CORRELATIONS, np.nan)
@@ -330,26 +334,54 @@ def spread_of_one(difference: Array, groups: npt.NDArray[np.int64]) -> float:
     return float(np.sqrt(within + max(between - within, 0) / per_participant))
 
 
-def interval(value: float, without: list[float], *, is_correlation: bool) -> tuple[float, float]:
+def interval(name: str, value: float, without: list[float]) -> tuple[float, float]:
     r"""Confidence interval from the values that leaving out each participant gives: jackknife and Student's t.
 
-    Of correlations on Fisher's scale, :math:`\operatorname{artanh} r`. With 15 to 41 participants it covers the truth
-    in about 95 %, where percentiles of a cluster bootstrap reach 84 to 93 % (``benchmarks/recover_ageing.py``).
+    Of correlations on Fisher's scale, :math:`\operatorname{artanh} r`, of what cannot be negative on that of the
+    logarithm. NaN where the value or one of the others does not exist.
     """
     import numpy as np
     from scipy import stats
 
-    from . import linear
-
-    # Short of one, as the transform of a perfect correlation is infinite.
-    centre, others = np.array(value), np.array(without)
-    if is_correlation:
-        centre, others = (np.arctanh(np.clip(values, -1 + 1e-15, 1 - 1e-15)) for values in (centre, others))
-    n = len(others)
-    error = linear.jackknife_error(others - others.mean())
-    ends = centre + stats.t.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n - 1) * error
-    low, high = np.tanh(ends) if is_correlation else ends
+    values = np.array([value, *without])
+    # All the same but for rounding, such as perfect correlations, whose transform is infinite.
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return value, value
+    there, back = _identity, _identity
+    if name in CORRELATIONS:
+        there, back = np.arctanh, np.tanh
+    elif name in POSITIVE:
+        there, back = np.log, np.exp
+    with np.errstate(divide="ignore", invalid="ignore"):
+        centre, others = there(values[0]), there(values[1:])
+        n = len(others)
+        error = np.sqrt((n - 1) / n * np.sum((others - others.mean()) ** 2))
+        low, high = back(centre + stats.t.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], n - 1) * error)
     return float(low), float(high)
+
+
+def limit_intervals(row: dict[str, Any]) -> dict[str, float]:
+    """Confidence intervals of the limits of agreement from those of bias and spread.
+
+    Zou, Stat. Methods Med. Res. 2013 (MOVER), for several measurements per participant: distances from an estimate to
+    the ends of its interval add up as squares.
+    """
+    import numpy as np
+
+    bias, spread = row["bias_mm3"], REACH * row["spread_mm3"]
+    bias_below, bias_above = bias - row["bias_low_mm3"], row["bias_high_mm3"] - bias
+    spread_below, spread_above = spread - REACH * row["spread_low_mm3"], REACH * row["spread_high_mm3"] - spread
+    low, high = row["limit_low_mm3"], row["limit_high_mm3"]
+    return {
+        "limit_low_from_mm3": float(low - np.hypot(bias_below, spread_above)),
+        "limit_low_to_mm3": float(low + np.hypot(bias_above, spread_below)),
+        "limit_high_from_mm3": float(high - np.hypot(bias_below, spread_below)),
+        "limit_high_to_mm3": float(high + np.hypot(bias_above, spread_above)),
+    }
+
+
+def _identity(values: Any) -> Any:
+    return values
 
 
 def _left_out(groups: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.bool_]]:
@@ -369,7 +401,6 @@ def compare_slopes(aged: pd.DataFrame, structure: str) -> dict[str, Any]:
     """
     import numpy as np
     import pandas as pd
-    from scipy import stats
 
     from . import ageing, cohort, linear
 
@@ -387,15 +418,13 @@ def compare_slopes(aged: pd.DataFrame, structure: str) -> dict[str, Any]:
         if reason:
             return row | {"note": f"not compared: {which} volumes: {reason}"}
         volume, age = table[structure].to_numpy(dtype=float), table["age_years"].to_numpy(dtype=float)
-        found[which] = linear.slope_of(volume, age, covariates=ageing.covariates_of(table, structure)[1], groups=groups)
-    slopes = {which: (fit[0][1], fit[1]) for which, fit in found.items()}
-    slopes["difference"] = tuple(a - b for a, b in zip(slopes["measured"], slopes["true"], strict=True))
-    for which, (slope, deviations) in slopes.items():
-        error = linear.jackknife_error(deviations)
-        reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(people) - 1) * error
-        values = {"": slope, "_low": slope - reach, "_high": slope + reach}
-        row |= {f"{which}{end}_mm3_per_year": float(value) for end, value in values.items()}
-    return row | {"p_value": float(2 * stats.t.sf(abs(slope) / error, len(people) - 1)) if error > 0 else np.nan}
+        found[which] = linear.fit(volume, age, covariates=ageing.covariates_of(table, structure)[1], groups=groups)
+    found["difference"] = linear.difference(found["measured"], found["true"])
+    for which, line in found.items():
+        low, high, p_value = linear.inference(line, confidence=CONFIDENCE)
+        values = {"": line.slope, "_low": low, "_high": high}
+        row |= {f"{which}{end}_mm3_per_year": value for end, value in values.items()}
+    return row | {"p_value": p_value}
 
 
 def published(table: pd.DataFrame, structures: list[str]) -> pd.DataFrame:

@@ -17,11 +17,14 @@ Run = Callable[..., str]
 
 
 CLINIC = """\
-seed: 5
+seed: 45
 patients: 3
-second_scans: 1
-localizers: 1
-four_dimensional: 1
+series:
+  - {kind: localizer, share: 0.4}
+  - {kind: [T1w, T2w, FLAIR]}
+  - {kind: [T1w, T2w, FLAIR], share: 0.4}
+  - {kind: DWI, share: 0.4}
+  - {kind: [MIP, duplicate], share: 0.7}
 truth_mm: 1
 """
 
@@ -52,7 +55,7 @@ class Study:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, snakemake: Run) -> Study:
-    """Three patients, four scans, a localizer, a 4-D series, and two files that are no images."""
+    """Three patients, a scan of each and a second of one, what else an archive holds, and two files that are none."""
     made = Study(tmp_path_factory.mktemp("clinic"), snakemake)
     config = made.root / "clinic.yaml"
     config.write_text(CLINIC)
@@ -67,7 +70,9 @@ def study(tmp_path_factory: pytest.TempPathFactory, snakemake: Run) -> Study:
 def test_every_series_has_a_decision(study: Study) -> None:
     series = tsv.read(study.results.series)
     included = series[series["decision"] == "include"]
-    assert len(included) == 4
+    made = tsv.read(study.clinic / "scans.tsv")
+    assert set(made["kind"]) == {"T1w", "FLAIR", "localizer", "DWI", "MIP", "duplicate"}
+    assert len(included) == made["kind"].isin(["T1w", "FLAIR"]).sum() == 4
     assert (series.loc[series["decision"] == "exclude", "reason"] != "").all()
     gate = tsv.read(study.results.gate)
     assert set(gate["scan_id"]) == set(included["scan_id"])

@@ -56,7 +56,7 @@ def test_everything_against_direct_formulas():
 
 
 def test_intervals_of_single_scans_are_the_textbooks():
-    from scipy.stats import pearsonr, t
+    from scipy.stats import chi2, pearsonr, t
 
     table = normal_pairs(400)
     measured, true = table["X"].to_numpy(), table["X true"].to_numpy()
@@ -68,6 +68,9 @@ def test_intervals_of_single_scans_are_the_textbooks():
     reach = t.ppf(0.975, 399) * difference.std(ddof=1) / np.sqrt(400)
     assert row["bias_low_mm3"] == pytest.approx(difference.mean() - reach, abs=1e-6)
     assert row["bias_high_mm3"] == pytest.approx(difference.mean() + reach, abs=1e-6)
+    # The standard deviation's interval is near that of chi-square.
+    ends = difference.std(ddof=1) * np.sqrt(399 / chi2.ppf([0.975, 0.025], 399))
+    assert (row["spread_low_mm3"], row["spread_high_mm3"]) == pytest.approx(tuple(ends), rel=0.03)
     # Bland & Altman 1986: the standard error of a limit is about the root of 3 s² / n.
     half = (row["limit_high_to_mm3"] - row["limit_high_from_mm3"]) / 2
     assert half == pytest.approx(1.966 * np.sqrt(3 * difference.var(ddof=1) / 400), rel=0.1)
@@ -77,7 +80,7 @@ def test_the_same_scan_twice_does_not_narrow_intervals():
     table = normal_pairs(30)
     once, twice = (agreement.compare_structure(rows, "X") for rows in (table, pd.concat([table] * 2)))
     for name, ends in agreement.INTERVALS.items():
-        if not name.startswith("limit"):  # The standard deviation has n − 1 in it.
+        if not name.startswith(("limit", "spread")):  # The standard deviation has n − 1 in it.
             for column in (name, *ends):
                 assert twice[column] == pytest.approx(once[column]), column
     assert twice["n_scans"] == 2 * once["n_scans"] and twice["n_participants"] == once["n_participants"]

@@ -18,6 +18,12 @@ validate(config, f"{workflow.basedir}/workflow/schemas/config.schema.yaml")
 RESULTS = Results(Path("results"))
 PRIVATE = Private(Path(config["private"]))
 
+# Simulated patients are the input if there is no other; the truth about them is then known.
+CLINIC = Path("clinic")
+IS_SIMULATED = bool(config["clinic"]) and not (config["dicom"] or config["bids"])
+if IS_SIMULATED:
+    config["truth"] = config["truth"] or str(CLINIC / "truth.tsv")
+
 # Commands run in the environment that Snakemake runs in, whether or not it is activated.
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
@@ -29,12 +35,14 @@ wildcard_constraints:
 
 def source_format(wildcards=None):
     """Which of the two kinds of input the configuration names."""
+    if IS_SIMULATED:
+        return "dicom"
     given = [kind for kind in ("dicom", "bids") if config[kind]]
     if len(given) != 1:
         raise WorkflowError(
             "Give the input as --config dicom=FOLDER (DICOM files, any nesting) or --config bids=FOLDER "
             f"(BIDS dataset); {'both are' if given else 'neither is'} set. "
-            "Networks are trained by the target train with --config training=FILE."
+            "Simulated patients: --config clinic=config/clinic.yaml. Networks are trained by the target train with --config training=FILE."
         )
     folder = Path(config[given[0]])
     if not folder.is_dir():
@@ -52,12 +60,21 @@ if not config["training"]:
 
 def source(wildcards):
     """Folder of the input."""
-    return config[source_format()]
+    return CLINIC / "dicom" if IS_SIMULATED else config[source_format()]
+
+
+def source_or_table(wildcards):
+    """What the inventory waits for: the folder, or the last table of a clinic to be simulated first."""
+    return CLINIC / "scans.tsv" if IS_SIMULATED else source(wildcards)
 
 
 def source_state(wildcards):
     """What the inventory must see: the time of the source's folder tells of its top level only."""
-    return folders.state(Path(config[source_format()]), without=Path.cwd())
+    return (
+        "simulated"
+        if IS_SIMULATED
+        else folders.state(Path(source(wildcards)), without=Path.cwd())
+    )
 
 
 def weights_hash(network):
@@ -130,15 +147,15 @@ def given(options):
     return [word for name, value in options.items() if value for word in (name, value)]
 
 
-def training_file():
-    """The training configuration: below the study folder, or shipped with the pipeline."""
-    places = [Path(config["training"]), Path(workflow.basedir) / config["training"]]
+def configuration_file(key, example):
+    """A configuration of training or of a clinic: below the study folder, or shipped with the pipeline."""
+    places = [Path(config[key]), Path(workflow.basedir) / config[key]]
     for place in places:
         if place.is_file():
             return place
     raise WorkflowError(
-        f"training: neither {places[0].resolve()} nor {places[1]} is a file. Give a training configuration "
-        "such as config/train.yaml; an absolute path is safer."
+        f"{key}: neither {places[0].resolve()} nor {places[1]} is a file. Give a {key} configuration "
+        f"such as {example}; an absolute path is safer."
     )
 
 

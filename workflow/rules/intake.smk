@@ -3,7 +3,7 @@
 
 checkpoint inventory:
     input:
-        source,
+        source_or_table,
     output:
         series=RESULTS.series,
         sessions=RESULTS.sessions,
@@ -14,13 +14,14 @@ checkpoint inventory:
     conda:
         "../../envs/synthsr-cohort.yaml"
     params:
+        source=source,
         format=source_format,
         private=PRIVATE.root,
         results=RESULTS.root,
         batch_size=config["batch_size"],
         state=source_state,
     shell:
-        "python -m analysis inventory {input:q} --format {params.format} --out {params.results:q}"
+        "python -m analysis inventory {params.source:q} --format {params.format} --out {params.results:q}"
         " --private {params.private:q} --batch-size {params.batch_size} > {log:q} 2>&1"
 
 

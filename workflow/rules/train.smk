@@ -1,7 +1,7 @@
 # Training of networks, a target of its own: --config training=config/train.yaml.
 
 if config["training"]:
-    TRAINING_FILE = training_file()
+    TRAINING_FILE = configuration_file("training", "config/train.yaml")
     TRAINING_RUN = RESULTS.training(TRAINING_FILE.stem)
 
     # The run's checkpoints are no outputs: a job that was broken off goes on from them.
