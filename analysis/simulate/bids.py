@@ -116,6 +116,7 @@ def write_dataset(root: Path, sessions: pd.DataFrame) -> None:
     )
     for participant, rows in known.groupby("participant_id", sort=False):
         tsv.write(rows[["session_id", "age"]], root / str(participant) / f"{participant}_sessions.tsv")
+    files.write_json(root / "sessions.json", {"age": {"Description": "Age at the session", "Units": "year"}})
     files.write_text(root / ".bidsignore", IGNORE)
     files.write_text(root / "README", "Scans of simulated patients; nobody was scanned. The truth lies beside it.\n")
     files.write_json(

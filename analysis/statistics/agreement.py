@@ -347,7 +347,8 @@ def interval(name: str, value: float, without: list[float]) -> tuple[float, floa
     # All the same but for rounding, such as perfect correlations, whose transform is infinite.
     if np.ptp(values) <= 1e-12 * np.abs(values).max():
         return value, value
-    there, back = _identity, _identity
+    there: Any = _identity
+    back: Any = _identity
     if name in CORRELATIONS:
         there, back = np.arctanh, np.tanh
     elif name in POSITIVE:
