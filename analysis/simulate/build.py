@@ -247,7 +247,7 @@ def _make(job: Job, patient: Patient) -> None:
         measured = render.true_volumes_mm3(head, step_mm=clinic.truth_mm)
         rows["truth"] += [key | row for row in heads.true_rows(head, patient, measured, log_ratio, lesion)]
         if lesion is not None:
-            shift = heads.midline_shift_mm(head)
+            shift = heads.midline_shift_mm(clinic, head, patient)
             rows["lesions"].append(key | lesions.describe(lesion, visit, measured, anatomy, shift_mm=shift))
         if points is not None:
             rows["landmarks"] += [key | row for row in landmarks.rows(head, points)]

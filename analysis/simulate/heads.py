@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
 
 from synthsr import labels
@@ -43,10 +44,7 @@ def deformed(
 ) -> render.Head:
     """Deform the base into a patient and put the head into the scanner."""
     grid = anatomy.grid_mm
-    shape = patients.stream(clinic.seed, patient.index, patients.SHAPE)
-    variation = deform.random_velocity(
-        shape, anatomy.grid_shape, sd=clinic.shape_mm / grid, length=clinic.shape_length_mm / grid
-    )
+    variation = shape_velocity(clinic, anatomy, patient)
     swelling = 1.0
     if lesion is None:
         warp = deform.fit(anatomy.fractions, log_ratio, variation, steps=clinic.fit_steps)
@@ -109,17 +107,26 @@ def true_rows(
     ]
 
 
-def midline_shift_mm(head: render.Head) -> float | None:
-    """How far the third ventricle lies to the right of the skull's middle, beyond what it does in the base.
+def midline_shift_mm(clinic: Clinic, head: render.Head, patient: Patient) -> float | None:
+    """How far to the right the third ventricle lies of where the random shape alone would put it.
 
-    None where the base has no third ventricle.
+    None where the base has no third ventricle. Ageing moves it neither way, and the skull withstands.
     """
-    ventricle = np.argwhere(head.anatomy.numbers == THIRD_VENTRICLE).astype(float)
+    grid = head.anatomy.grid_mm
+    ventricle = np.argwhere(head.anatomy.numbers == THIRD_VENTRICLE).astype(np.float64)
     if not len(ventricle):
         return None
-    held = np.asarray(head.anatomy.fractions.sum(axis=0)).reshape(head.anatomy.grid_shape) > 0
-    base_middle = np.argwhere(held)[:, 0].mean() * head.anatomy.grid_mm
-    middle = np.argwhere(head.intracranial)[:, 0].mean() * head.anatomy.grid_mm
+    push = torch.from_numpy(deform.flow(shape_velocity(clinic, head.anatomy, patient)) * grid)
+    nodes = torch.from_numpy(((ventricle - (grid - 1) / 2) / grid).astype(np.float32))
+    alone = ventricle[:, 0] + deform.sample(push, nodes)[0].numpy()
     carried = head.carried_mm(ventricle) @ head.to_base[:, :3].T + head.to_base[:, 3]
-    shift = (carried[:, 0].mean() - middle) - (ventricle[:, 0].mean() - base_middle)
-    return float(shift * head.scale_cubed ** (1 / 3))
+    return float((carried[:, 0] - alone).mean() * head.scale_cubed ** (1 / 3))
+
+
+def shape_velocity(clinic: Clinic, anatomy: Anatomy, patient: Patient) -> deform.Array:
+    """Random velocity (3, X, Y, Z), in nodes, that makes a patient's shape."""
+    grid = anatomy.grid_mm
+    rng = patients.stream(clinic.seed, patient.index, patients.SHAPE)
+    return deform.random_velocity(
+        rng, anatomy.grid_shape, sd=clinic.shape_mm / grid, length=clinic.shape_length_mm / grid
+    )

@@ -338,7 +338,9 @@ def interval(name: str, value: float, without: list[float]) -> tuple[float, floa
     r"""Confidence interval from the values that leaving out each participant gives: jackknife and Student's t.
 
     Of correlations on Fisher's scale, :math:`\operatorname{artanh} r`, of what cannot be negative on that of the
-    logarithm. NaN where the value or one of the others does not exist.
+    logarithm. NaN where the value or one of the others does not exist. With 15 to 41 participants correlations and
+    concordance are covered in 92 to 96 %, where percentiles of a cluster bootstrap cover them in 88 to 94 %
+    (``benchmarks/recover_ageing.py``).
     """
     import numpy as np
     from scipy import stats

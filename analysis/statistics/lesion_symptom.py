@@ -82,8 +82,8 @@ class SymptomMap:
     def picture(self) -> tuple[str, Array, dict[str, Any]]:
         """Title, map (NaN where not tested) and look for the figure."""
         reach = float(np.abs(self.statistic[np.isfinite(self.statistic)]).max(initial=1))
-        found = f"{(self.p_fdr <= ALPHA).mean():.0%} of them by FDR, {(self.p_fwe <= ALPHA).mean():.0%} by permutation"
-        title = f"{self.letter} of the score at {len(self.voxels):,} tested voxels (significant at 0.05: {found})"
+        found = f"{(self.p_fdr <= ALPHA).sum():,} by FDR, {(self.p_fwe <= ALPHA).sum():,} by permutation"
+        title = f"{self.letter} of the score at {len(self.voxels):,} tested voxels; significant at 0.05: {found}"
         return title, self.spread(self.statistic, np.nan), {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
 
 

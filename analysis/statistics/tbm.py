@@ -252,7 +252,7 @@ def draw(found: GroupMaps, grid: Grid, arguments: Any) -> Any:
     figure = Figure(figsize=(10.5, 6.2), layout="constrained")
     rows = (
         (f"z of the rank sum, {first} − {second}", found.z, float(np.abs(found.z).max())),
-        (f"z where significant (FDR 0.05): {np.isfinite(significant).mean():.0%} of {len(found.voxels):,} voxels",
+        (f"z where significant (FDR 0.05): {np.isfinite(significant).sum():,} of {len(found.voxels):,} voxels",
          significant, float(np.abs(found.z).max())),
         ("difference of medians", found.median_difference,
          float(np.percentile(np.abs(found.median_difference), 99.5)) or 1.0),
