@@ -147,10 +147,7 @@ def _effort(run: Path, trained: Sequence[str], provenance: dict[str, Any]) -> st
             origin = "the segmenter's trunk"
         else:
             origin = "random weights" if start in (None, RANDOM) else f"the weights `{Path(start).stem}`"
-        lines.append(
-            f"- `{name}`: {state['step']:,} steps in {state['seconds'] / 3600:.1f} hours, from "
-            f"{origin}."
-        )
+        lines.append(f"- `{name}`: {state['step']:,} steps in {state['seconds'] / 3600:.1f} hours, from {origin}.")
     device, processes = provenance.get("device"), provenance.get("processes")
     if device:
         lines.append(f"- Lately on {processes} × {device}, bf16, seed {provenance['configuration']['seed']}.")

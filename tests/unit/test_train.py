@@ -17,7 +17,6 @@ from synthsr.errors import ConfigurationError, DataError
 from synthsr.weights.storage import load_network
 
 CPU = torch.device("cpu")
-CONFIG = Path(__file__).parents[2] / "config"
 BASICS = "run: a\nlabel_maps: b\ntraining: []\nvalidation: []"
 
 
@@ -119,15 +118,6 @@ def test_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
     with pytest.raises(DataError, match="loss is nan at step 4 of segmentation; the last checkpoint"):
         train.train(replace(config, segmentation=replace(config.segmentation, stages=stages)), device=CPU)
     assert checkpoint.read_bytes() == sound
-
-
-@pytest.mark.parametrize("path", sorted(CONFIG.rglob("train*.yaml")) + sorted(CONFIG.glob("ablation/*.yaml")), ids=str)
-def test_shipped_configurations_can_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SYNTHSR_TEST_DATA", "data")
-    monkeypatch.chdir(CONFIG.parent)
-    config = train.read_config(path)
-    assert config.segmentation.stages or config.synthsr.stages
-    assert config.label_maps == (Path("data/labels"),)
 
 
 @pytest.mark.parametrize(

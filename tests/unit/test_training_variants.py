@@ -121,5 +121,7 @@ def test_shipped_configurations_are_sound(path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("SYNTHSR_TEST_DATA", "/data")
     monkeypatch.chdir(path.parents[1] if path.parent.name == "config" else path.parents[2])
     config = train.read_config(path)
+    assert config.segmentation.stages or config.synthsr.stages
+    assert config.label_maps[0] == Path("/data/labels")
     assert not {f"training_seg_{number}.nii.gz" for number in (11, 12, 13)} & set(config.training)
     assert not any("datalad" in str(image) for image in (*config.training, *config.t1_targets.values()))
