@@ -9,23 +9,18 @@ functions. Leaves the rejection rate of every test, and of every interval (wheth
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import null_rates
 import numpy as np
 import pandas as pd
+from null_rates import ALPHA, Row
 from scipy import stats
 
 from analysis.statistics import asymmetry, groups, landmarks
-from synthsr import files
 
-ALPHA = 0.05
-#: Rates that count as calibrated: two standard errors of a rate of 0.05 in 1,000 cohorts.
-BAND = (0.036, 0.064)
 LEVELS = ("Control", "AD")
-Row = dict[str, bool]
 
 
 def outside(low: float, high: float, null: float = 0.0) -> bool:
@@ -105,41 +100,15 @@ def landmark_tests(rng: np.random.Generator, sizes: tuple[int, int]) -> Row:
     }
 
 
-#: Name → one cohort's tests, and the sizes of its two groups (of asymmetry and landmarks their sum counts).
-EXPERIMENTS: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Row], tuple[int, int]]] = {
-    "groups, 25 and 25": (group_tests, (25, 25)),
-    "groups, 15 and 40": (group_tests, (15, 40)),
-    "methods, 25 and 25": (method_tests, (25, 25)),
-    "asymmetry, 40": (asymmetry_tests, (20, 20)),
-    "landmarks, 30 pairs": (landmark_tests, (15, 15)),
+#: Sizes are of the two groups; of asymmetry and landmarks their sum counts.
+EXPERIMENTS: null_rates.Experiments = {
+    "groups, 25 and 25": partial(group_tests, sizes=(25, 25)),
+    "groups, 15 and 40": partial(group_tests, sizes=(15, 40)),
+    "methods, 25 and 25": partial(method_tests, sizes=(25, 25)),
+    "asymmetry, 40": partial(asymmetry_tests, sizes=(20, 20)),
+    "landmarks, 30 pairs": partial(landmark_tests, sizes=(15, 15)),
 }
 
 
-def rates(cohorts: int, seed: int) -> Iterator[tuple[str, str, float]]:
-    """Experiment, test, and the share of cohorts in which it rejects."""
-    for number, (name, (experiment, sizes)) in enumerate(EXPERIMENTS.items()):
-        rng = np.random.default_rng([seed, number])
-        found = pd.DataFrame([experiment(rng, sizes) for _ in range(cohorts)])
-        for test in found:
-            yield name, str(test), float(found[test].mean())
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--cohorts", type=int, default=2000, help="cohorts per experiment (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed (default %(default)s)")
-    arguments = parser.parse_args()
-    rows = [
-        {"experiment": experiment, "test": test, "rejected": rate, "within_band": BAND[0] <= rate <= BAND[1]}
-        for experiment, test, rate in rates(arguments.cohorts, arguments.seed)
-    ]
-    content = {"alpha": ALPHA, "band": BAND, "cohorts": arguments.cohorts, "seed": arguments.seed, "rates": rows}
-    files.write_json(arguments.out, content)
-    for row in rows:
-        print(f"{row['rejected']:.4f} {'' if row['within_band'] else '(outside) '}{row['experiment']}: {row['test']}")
-
-
 if __name__ == "__main__":
-    main()
+    null_rates.main(EXPERIMENTS, __doc__, cohorts=2000)

@@ -11,24 +11,18 @@ both the family-wise error and, where nothing is there, the false discovery rate
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import null_rates
 import numpy as np
-import pandas as pd
+from null_rates import ALPHA, Row
 from scipy import ndimage, stats
 
 from analysis.statistics import combat, lesion_map, lesion_symptom, thickness, univariate, voxelwise
-from synthsr import files
 
-ALPHA = 0.05
-#: Rates that count as calibrated: two standard errors of a rate of 0.05 in 1,000 cohorts.
-BAND = (0.036, 0.064)
 SHAPE = (12, 12, 12)
 PERMUTATIONS = 199
-Row = dict[str, bool]
 
 
 def jacobians(rng: np.random.Generator) -> Row:
@@ -104,7 +98,7 @@ def sites(shares: tuple[float, float], *, keep: bool) -> Callable[[np.random.Gen
     return experiment
 
 
-EXPERIMENTS: dict[str, Callable[[np.random.Generator], Row]] = {
+EXPERIMENTS: null_rates.Experiments = {
     "log-Jacobians, 20 and 30": jacobians,
     "score, rank": scores("rank", by_volume=False),
     "score, t": scores("t", by_volume=False),
@@ -117,31 +111,5 @@ EXPERIMENTS: dict[str, Callable[[np.random.Generator], Row]] = {
 }
 
 
-def rates(cohorts: int, seed: int) -> Iterator[tuple[str, str, float]]:
-    """Experiment, test, and the share of cohorts in which it rejects."""
-    for number, (name, experiment) in enumerate(EXPERIMENTS.items()):
-        rng = np.random.default_rng([seed, number])
-        found = pd.DataFrame([experiment(rng) for _ in range(cohorts)])
-        for test in found:
-            yield name, str(test), float(found[test].mean())
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--cohorts", type=int, default=1000, help="cohorts per experiment (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed (default %(default)s)")
-    arguments = parser.parse_args()
-    rows = [
-        {"experiment": experiment, "test": test, "rejected": rate, "within_band": BAND[0] <= rate <= BAND[1]}
-        for experiment, test, rate in rates(arguments.cohorts, arguments.seed)
-    ]
-    content = {"alpha": ALPHA, "band": BAND, "cohorts": arguments.cohorts, "seed": arguments.seed, "rates": rows}
-    files.write_json(arguments.out, content)
-    for row in rows:
-        print(f"{row['rejected']:.4f} {'' if row['within_band'] else '(outside) '}{row['experiment']}: {row['test']}")
-
-
 if __name__ == "__main__":
-    main()
+    null_rates.main(EXPERIMENTS, __doc__, cohorts=1000)

@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import null_rates
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "null_calibration.py"
@@ -11,7 +12,7 @@ COHORTS = 120
 
 @pytest.fixture(scope="module")
 def rejected() -> dict[str, float]:
-    found = runpy.run_path(str(SCRIPT))["rates"](COHORTS, 1)
+    found = null_rates.rates(runpy.run_path(str(SCRIPT))["EXPERIMENTS"], COHORTS, 1)
     return {f"{experiment}: {test}": rate for experiment, test, rate in found}
 
 

@@ -3,6 +3,7 @@
 import runpy
 from pathlib import Path
 
+import null_rates
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -90,8 +91,9 @@ def test_family_wise_p_counts_the_identity_and_ties():
 
 def test_nothing_is_found_at_about_the_nominal_rate():
     """Of 80 cohorts, within 3.3 standard errors of 5 % (the whole run: benchmarks/null_voxelwise.py)."""
-    namespace = runpy.run_path(str(SCRIPT))
-    rejected = {(name, test): rate for name, test, rate in namespace["rates"](80, 3) if "not kept" not in name}
+    experiments = runpy.run_path(str(SCRIPT))["EXPERIMENTS"]
+    found = null_rates.rates(experiments, 80, 3)
+    rejected = {(name, test): rate for name, test, rate in found if "not kept" not in name}
     assert len(rejected) >= 15
     assert {test: rate for test, rate in rejected.items() if rate > 0.131} == {}
     assert 0.02 < np.mean(list(rejected.values())) < 0.07
