@@ -43,6 +43,13 @@ class UNetConfig:
         ``batch`` for the published network, whose skips are taken before the norm. ``instance`` uses the statistics of
         the scan at hand, in training and at inference alike (training with one scan a step leaves batch norm's running
         statistics unfit for evaluation), and takes its skips behind the norm: as strong as the upsampled features.
+    last_features
+        Features of the last level, from which the head reads; ``None``: as many as of the first. With ``stride=2`` the
+        head tells eight voxels from them, and 16 are few for eight times 33 labels.
+    tissues
+        0: the head tells the output itself. Else the head tells, for every voxel, logits of so many classes and a
+        remainder; the one output channel is the classes' learnt grey levels, averaged by their softmax, plus the
+        remainder. A SynthSR of that kind can start as its segmenter, whose classes have known T1 grey levels.
     residual
         Number of the input channel that is added to the one output channel; the network then predicts the difference
         (joint super-resolution: high resolution minus upsampled low resolution, Iglesias et al., NeuroImage 2021).
@@ -53,7 +60,7 @@ class UNetConfig:
     Raises
     ------
     ValueError
-        If ``residual`` is no input channel, or there is not exactly one map to add it to.
+        If ``residual`` is no input channel, or there is not exactly one map to add it to, or to make of ``tissues``.
     """
 
     in_channels: int = 1
@@ -62,10 +69,14 @@ class UNetConfig:
     levels: int = 5
     stride: int = 1
     norm: Literal["batch", "instance"] = "batch"
+    last_features: int | None = None
+    tissues: int = 0
     residual: int | None = None
     distance: bool = False
 
     def __post_init__(self) -> None:
+        if self.tissues and self.maps != 1:
+            raise ValueError(f"tissues goes with one output map; there are {self.maps}")
         if self.residual is None:
             return
         if self.maps != 1:
@@ -89,7 +100,7 @@ class UNetConfig:
         What a network does not have is left out, so that the bytes of older weights, whose hash decides whether a
         cohort is computed anew, stay as they were.
         """
-        absent = {"residual": None, "distance": False}
+        absent = {"last_features": None, "tissues": 0, "residual": None, "distance": False}
         return {key: value for key, value in asdict(self).items() if key not in absent or value != absent[key]}
 
 
@@ -159,14 +170,17 @@ class InstanceNorm3d(nn.Module):
 class Level(nn.Module):
     """Two convolutions with ELU, and the normalisation that follows them."""
 
-    def __init__(self, in_channels: int, features: int, norm: Literal["batch", "instance"]) -> None:
+    def __init__(
+        self, in_channels: int, features: int, norm: Literal["batch", "instance"], out_features: int | None = None
+    ) -> None:
         super().__init__()
+        out_features = out_features or features
         self.conv0 = nn.Conv3d(in_channels, features, 3, padding=1)
-        self.conv1 = nn.Conv3d(features, features, 3, padding=1)
+        self.conv1 = nn.Conv3d(features, out_features, 3, padding=1)
         kinds: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm3d, "instance": InstanceNorm3d}
         if norm not in kinds:
             raise ValueError(f"norm is {norm!r}, must be one of {', '.join(kinds)}")
-        self.norm = kinds[norm](features, eps=NORM_EPSILON)
+        self.norm = kinds[norm](out_features, eps=NORM_EPSILON)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features before normalisation; the caller applies ``norm`` (the skip is taken before it)."""
@@ -193,10 +207,13 @@ class UNet(nn.Module):
             self.down.append(Level(channels, width, config.norm))
             channels = width
         self.up = nn.ModuleList()
-        for width in reversed(features[:-1]):
-            self.up.append(Level(channels + width, width, config.norm))
-            channels = width
-        self.head = nn.Conv3d(channels, config.maps * block, 1)
+        for level in range(config.levels - 2, -1, -1):
+            out_features = (config.last_features if level == 0 else None) or features[level]
+            self.up.append(Level(channels + features[level], features[level], config.norm, out_features))
+            channels = out_features
+        self.head = nn.Conv3d(channels, (config.tissues + config.maps) * block, 1)
+        if config.tissues:
+            self.tissue_grey = nn.Parameter(torch.zeros(config.tissues))
 
     def trunk(self, image: Tensor) -> Tensor:
         """Last features, on the network's own grid: (n, features, x/stride, y/stride, z/stride)."""
@@ -216,7 +233,7 @@ class UNet(nn.Module):
         return x
 
     def head_rows(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the last convolution, its maps·stride³ rows ordered as by :func:`fold`."""
+        """Weight and bias of the last convolution, its (tissues + maps)·stride³ rows ordered as by :func:`fold`."""
         weight, bias = self.head.weight, self.head.bias
         assert bias is not None
         if not self.config.distance:
@@ -231,7 +248,12 @@ class UNet(nn.Module):
 
     def forward_folded(self, image: Tensor) -> Tensor:
         """As :meth:`forward`, on the network's own grid: (n, maps·stride³, x/stride, y/stride, z/stride)."""
-        folded = F.conv3d(self.trunk(image), *self.head_rows())
+        if self.config.tissues:
+            # Voxel by voxel of the blocks: all classes of all voxels at once would be the largest thing in memory.
+            trunk, block = self.trunk(image), self.config.stride**3
+            folded = torch.cat([self._told(trunk, offset) for offset in range(block)], dim=1)
+        else:
+            folded = F.conv3d(self.trunk(image), *self.head_rows())
         added = self._added(image)
         return folded if added is None else folded + fold(added, self.config.stride)
 
@@ -247,11 +269,19 @@ class UNet(nn.Module):
         offset
             Position in the block, 0 to stride³ − 1, z fastest.
         """
-        block = self.config.stride**3
-        weight, bias = self.head_rows()
-        predicted = F.conv3d(self.trunk(image), weight[offset::block], bias[offset::block])
+        predicted = self._told(self.trunk(image), offset)
         added = self._added(image)
         return predicted if added is None else predicted + block_offset(added, self.config.stride, offset)
+
+    def _told(self, trunk: Tensor, offset: int) -> Tensor:
+        """Maps of one voxel of every block, from the last features."""
+        block, tissues = self.config.stride**3, self.config.tissues
+        weight, bias = self.head_rows()
+        told = F.conv3d(trunk, weight[offset::block], bias[offset::block])
+        if not tissues:
+            return told
+        grey = self.tissue_grey.reshape(1, -1, 1, 1, 1)
+        return F.conv3d(told[:, :tissues].softmax(1), grey) + told[:, tissues:]
 
     def _added(self, image: Tensor) -> Tensor | None:
         """Input channel to which the prediction is the difference, shape (n, 1, x, y, z)."""
@@ -259,22 +289,29 @@ class UNet(nn.Module):
         return None if channel is None else image[:, channel : channel + 1]
 
 
-def with_distance_head(network: UNet) -> UNet:
-    """The same network with a map of distances behind its output channels; one that has it is returned as it is.
+def grown(network: UNet, *, last_features: int | None, distance: bool) -> UNet:
+    """The same network with more features at its last level, or with a map of distances behind its output channels.
 
-    The new rows of the head are zero: all other maps stay as they were, and the distance is 0 mm everywhere.
+    What it answers stays: the head does not read the new features yet, whose weights are random, and the distance is
+    0 mm everywhere. A network that has both is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If the network is larger already.
     """
-    if network.config.distance:
+    config = replace(network.config, last_features=last_features, distance=distance)
+    if config == network.config:
         return network
-    wide = UNet(replace(network.config, distance=True)).to(network.head.weight.device)
-    state = wide.state_dict()
+    larger = UNet(config).to(network.head.weight.device)
+    state = larger.state_dict()
     for key, value in network.state_dict().items():
+        if any(new < old for new, old in zip(state[key].shape, value.shape, strict=True)):
+            raise ValueError(f"{network.config} is larger than {config} in {key}")
         if key.startswith("head."):
             state[key].zero_()
-            state[key][: len(value)].copy_(value)
-        else:
-            state[key].copy_(value)
-    return wide.train(network.training)
+        state[key][tuple(slice(size) for size in value.shape)] = value
+    return larger.train(network.training)
 
 
 def block_offset(volume: Tensor, stride: int, offset: int) -> Tensor:

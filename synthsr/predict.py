@@ -19,8 +19,7 @@ from . import inference, io, preprocess, scan
 from .errors import ConfigurationError, DataError
 from .weights.storage import INTENSITIES_OF, RELIABILITY_MAPS, LoadedNetwork, load_network
 
-FULL_SCALE_GREY = 255.0
-CLIP_GREY = (0.0, FULL_SCALE_GREY * preprocess.SYNTHETIC_MAXIMUM)
+CLIP_GREY = (0.0, preprocess.FULL_SCALE_GREY * preprocess.SYNTHETIC_MAXIMUM)
 #: Opens the sidecar of every output.
 FACTS = {
     "Synthetic": True,
@@ -104,7 +103,7 @@ class Predictor:
         predicted = inference.run(self.weights.network, torch.cat(channels, dim=1), flip=flip)[0, 0]
         answered_in = self.weights.information.get(INTENSITIES_OF)
         if answered_in is None:
-            grey = (predicted * FULL_SCALE_GREY).clamp(*CLIP_GREY).numpy()
+            grey = (predicted * preprocess.FULL_SCALE_GREY).clamp(*CLIP_GREY).numpy()
         else:
             low, high = ranges[answered_in - 1] if answered_in else scan.extremes(*scans[0], ct=ct)
             grey = (low + (high - low) * predicted).clamp_min(min(low, 0)).numpy()

@@ -22,8 +22,10 @@ from .errors import DataError
 VOXEL_SIZE_MM = 1.0
 CT_WINDOW_HU = (0.0, 80.0)
 PADDING_MULTIPLE = 32
+#: Output units: 1.0 is grey level 255, so that predictions × 255 have white matter at 110 as in FreeSurfer.
+FULL_SCALE_GREY = 255.0
 #: Network units of a synthetic T1 end here: grey level 128 of 255, with white matter at 110 (reference implementation).
-SYNTHETIC_MAXIMUM = 128 / 255
+SYNTHETIC_MAXIMUM = 128 / FULL_SCALE_GREY
 #: Blur before taking a coarser grid, as a share of the ratio of spacings (reference implementation).
 ANTIALIAS_COEFFICIENT = 0.25
 

@@ -23,10 +23,8 @@ from .lesions import LesionSource
 from .source import LabelMap
 from .steps import Draw, RealScan, Scene
 
-#: Output units: 1.0 is grey level 255, so that predictions × 255 have white matter at 110 as in FreeSurfer.
-FULL_SCALE_GREY = 255.0
 #: Where the papers' targets have 1.0.
-WHITE_MATTER = 110 / FULL_SCALE_GREY
+WHITE_MATTER = 110 / preprocess.FULL_SCALE_GREY
 #: Standard deviation in mm of the blur that takes the steps off a T1 made from labels.
 LABEL_TARGET_BLUR_MM = 0.5
 
@@ -94,7 +92,7 @@ class Generator:
         self._channel = torch.from_numpy(labels.channel_of_index().astype(np.int64)).to(self.device)
         self._mirror = torch.from_numpy(labels.mirror_of_index().astype(np.int64)).to(self.device)
         grey = np.array([label.t1_grey for label in labels.table()], dtype=np.float32)
-        self._t1 = torch.from_numpy(grey / FULL_SCALE_GREY).to(self.device)
+        self._t1 = torch.from_numpy(grey / preprocess.FULL_SCALE_GREY).to(self.device)
 
     def sample(self, rng: np.random.Generator) -> Params:
         """Draw the parameters of one image."""

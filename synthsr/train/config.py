@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import yaml
 
+from .. import labels
 from ..errors import ConfigurationError
 from ..generator import read_config as read_generator_config
 from ..generator.config import build
@@ -72,6 +73,11 @@ class NetworkPlan:
     ----------
     distance
         The segmenter also tells the distance to the brain's boundary (``synthsr strip``).
+    last_features
+        Features that the head reads; by default ``features``.
+    tissues
+        SynthSR averages the T1 grey levels of the segmentation's labels, and adds a remainder. It starts as its
+        segmenter then.
     residual
         Channel to which SynthSR predicts the difference.
     reliability
@@ -82,7 +88,9 @@ class NetworkPlan:
     levels: int = 5
     stride: int = 1
     norm: Literal["batch", "instance"] = "batch"
+    last_features: int | None = None
     distance: bool = False
+    tissues: bool = False
     residual: int | None = None
     reliability: bool = False
     start_from: str | None = None
@@ -102,6 +110,8 @@ class NetworkPlan:
             levels=self.levels,
             stride=self.stride,
             norm=self.norm,
+            last_features=self.last_features,
+            tissues=len(labels.segmentation_numbers()) if self.tissues else 0,
             residual=self.residual,
             distance=self.distance,
         )
@@ -225,9 +235,12 @@ def read_config(path: Path) -> TrainingConfig:
 def _check_plans(config: TrainingConfig, where: str) -> None:
     """Raise :class:`ConfigurationError` where the plans contradict the generator or each other."""
     generator = read_generator_config(config.generator, where=f"{where}: generator")
-    if config.segmentation.residual is not None or config.segmentation.reliability or config.synthsr.distance:
+    of_synthsr = (
+        config.segmentation.residual is not None or config.segmentation.reliability or config.segmentation.tissues
+    )
+    if of_synthsr or config.synthsr.distance:
         raise ConfigurationError(
-            f"{where}: residual and reliability are of synthsr, distance is of segmentation; move them there"
+            f"{where}: residual, reliability and tissues are of synthsr, distance is of segmentation; move them there"
         )
     try:
         config.synthsr.network(scans=generator.channels, out_channels=1)

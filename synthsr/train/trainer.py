@@ -30,7 +30,7 @@ from .. import inference, labels, losses, preprocess
 from ..errors import ConfigurationError, DataError
 from ..generator import Generated, Generator, Params
 from ..generator import read_config as read_generator_config
-from ..networks import UNet, block_offset, with_distance_head
+from ..networks import UNet, block_offset, grown
 from ..weights.storage import INTENSITIES_OF, RELIABILITY_MAPS, load_network, save_network
 from . import data, pictures, scans
 from .checkpoint import Best, Progress, load_checkpoint, save_checkpoint
@@ -66,7 +66,7 @@ class StepDraw:
     images
         Position among the training maps, and parameters, of each of this process's images.
     offset
-        Voxel of each block that the segmentation is compared at; the same for all processes.
+        Voxel of each block that the prediction is compared at; the same for all processes.
     through_synthesiser
         The segmenter sees this step's images through the synthesiser; the same for all processes.
     """
@@ -88,7 +88,8 @@ class Outcome:
     parts
         Numbers to log beside it.
     prediction
-        The segmenter's logits at one voxel of each block, or SynthSR's image; float32.
+        The segmenter's logits, or SynthSR's image, at one voxel of each block; with a segmentation loss behind it
+        SynthSR's whole image. float32.
     """
 
     loss: Tensor
@@ -132,6 +133,9 @@ class Trainer:
         else:
             size = self.plan.network(scans=generator.channels, out_channels=1)
         self.network = UNet(size)
+        if self.plan.tissues:
+            grey = [labels.by_number()[number].t1_grey for number in labels.segmentation_numbers()]
+            self.network.tissue_grey.data = torch.tensor(grey) / preprocess.FULL_SCALE_GREY
         self.network = self.network.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=1e-4)
         self.step, self.seconds = 0, 0.0
@@ -171,7 +175,10 @@ class Trainer:
 
     def _start_from_weights(self, name_or_path: str) -> None:
         loaded = load_network(name_or_path)
-        network = with_distance_head(loaded.network) if self.plan.distance else loaded.network
+        try:
+            network = grown(loaded.network, last_features=self.plan.last_features, distance=self.plan.distance)
+        except ValueError:
+            network = loaded.network
         if network.config != self.network.config:
             raise ConfigurationError(
                 f"start_from: {loaded.path} holds {loaded.network.config}, the plan asks for {self.network.config}"
@@ -182,17 +189,26 @@ class Trainer:
     def _start_from_segmenter(self) -> None:
         """Copy the trunk of SynthSR's segmenter where the shapes agree: it already knows anatomy under any contrast.
 
-        The head starts from zero, so that the first steps do not undo the trunk to get rid of random pictures.
+        The head starts from zero, so that the first steps do not undo the trunk to get rid of random pictures; with
+        ``tissues`` its classes start as the segmenter's, and only the remainder from zero.
         """
         if self.segmenter is None:
             return
+        segmenter = self.segmenter
+        if (self.plan.last_features or 0) > (segmenter.config.last_features or segmenter.config.features):
+            distance = segmenter.config.distance
+            segmenter = grown(segmenter, last_features=self.plan.last_features, distance=distance)
         own = self.network.state_dict()
-        for key, value in self.segmenter.state_dict().items():
-            if not key.startswith("head.") and key in own and own[key].shape == value.shape:
-                own[key].copy_(value)
         nn.init.zeros_(self.network.head.weight)
         if self.network.head.bias is not None:
             nn.init.zeros_(self.network.head.bias)
+        classes = slice(self.network.config.tissues * self.network.config.stride**3)
+        for key, value in segmenter.state_dict().items():
+            if key.startswith("head."):
+                if own[key].shape[1:] == value.shape[1:] and len(value) >= (classes.stop or 0):
+                    own[key][classes] = value[classes]
+            elif key in own and own[key].shape == value.shape:
+                own[key].copy_(value)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -261,13 +277,12 @@ class Trainer:
         return StepDraw(generator, images, offset, through_synthesiser)
 
     def _draw_offset(self, stage: Stage, rng: np.random.Generator) -> int:
-        """Voxel of each block that the segmentation is compared at."""
-        if self.name == "segmentation":
-            return int(rng.integers(self.plan.stride**3))
-        if not stage.dice_weight:
-            return 0
-        assert self.segmenter is not None
-        return int(rng.integers(self.segmenter.config.stride**3))
+        """Voxel of each block that the prediction is compared at, or SynthSR's segmentation."""
+        stride = self.plan.stride
+        if self.name == "synthsr" and stage.dice_weight:
+            assert self.segmenter is not None
+            stride = self.segmenter.config.stride
+        return int(rng.integers(stride**3))
 
     def generate(self, draw: StepDraw) -> Generated:
         """This process's images of a step."""
@@ -301,12 +316,15 @@ class Trainer:
         return Outcome(loss + stage.distance_weight * squared, {"distance_mm2": squared.item()}, logits)
 
     def _synthsr_loss(self, image: Tensor, sample: Generated, stage: Stage, offset: int) -> Outcome:
+        # The segmenter needs the whole image, the regression alone does not.
+        whole = bool(stage.dice_weight)
         with self._autocast():
-            predicted = self.network(image)
+            predicted = self.network(image) if whole else self.network.forward_block(image, offset)
         predicted = predicted.float()
-        l1 = F.l1_loss(predicted, sample.target)
-        loss = l1 if stage.regression == "l1" else F.mse_loss(predicted, sample.target)
-        if not stage.dice_weight:
+        target = sample.target if whole else block_offset(sample.target, self.plan.stride, offset)
+        l1 = F.l1_loss(predicted, target)
+        loss = l1 if stage.regression == "l1" else F.mse_loss(predicted, target)
+        if not whole:
             return Outcome(loss, {"l1": l1.item()}, predicted)
         assert self.segmenter is not None
         seen = scans.as_segmenter_input(predicted).contiguous(memory_format=torch.channels_last_3d)
@@ -474,13 +492,14 @@ class Trainer:
         }
 
     def _picture(self, outcome: Outcome, sample: Generated, offset: int) -> npt.NDArray[np.uint8]:
-        """Input, truth and prediction; the segmenter's at one voxel of each block."""
-        image, truth, made = sample.image[0, 0], sample.target[0, 0], outcome.prediction[0]
+        """Input, truth and prediction, at one voxel of each block where only that is predicted."""
+        image, made = sample.image[0, 0], outcome.prediction[0]
         if self.name == "segmentation":
-            image, truth = (block_offset(v, self.plan.stride, offset) for v in (image, sample.channel[0]))
-            made = made.argmax(0)
+            truth, made = sample.channel[0], made.argmax(0)
         else:
-            made = made[0].clamp(0, preprocess.SYNTHETIC_MAXIMUM)
+            truth, made = sample.target[0, 0], made[0].clamp(0, preprocess.SYNTHETIC_MAXIMUM)
+        if made.shape != image.shape:
+            image, truth = (block_offset(volume, self.plan.stride, offset) for volume in (image, truth))
         return pictures.montage([volume.cpu().numpy() for volume in (image, truth, made)])
 
     def _look_at_scans(self) -> tuple[dict[str, float], dict[str, npt.NDArray[np.uint8]]]:

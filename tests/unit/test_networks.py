@@ -15,8 +15,8 @@ from synthsr.networks import (
     block_offset,
     doubled,
     fold,
+    grown,
     unfold,
-    with_distance_head,
 )
 
 
@@ -152,7 +152,12 @@ def test_headers_name_only_what_a_network_has() -> None:
     """Headers are part of the bytes whose hash decides whether a cohort is computed anew."""
     before = {"in_channels": 1, "out_channels": 33, "features": 16, "levels": 5, "stride": 2, "norm": "instance"}
     assert list(UNetConfig(**before).to_dict().items()) == list(before.items())
-    for extra in ({"out_channels": 1, "residual": 0}, {"distance": True}):
+    for extra in (
+        {"out_channels": 1, "residual": 0},
+        {"distance": True},
+        {"last_features": 48},
+        {"out_channels": 1, "tissues": 33},
+    ):
         config = UNetConfig(**(before | extra))
         assert config.to_dict() == before | extra
         assert UNetConfig(**config.to_dict()) == config
@@ -161,10 +166,10 @@ def test_headers_name_only_what_a_network_has() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_distance_head_leaves_the_other_maps_alone(stride: int) -> None:
     network = UNet(UNetConfig(1, 3, features=2, levels=2, stride=stride, norm="instance"))
-    wide = with_distance_head(network)
+    wide = grown(network, last_features=None, distance=True)
     assert wide.config == UNetConfig(1, 3, 2, 2, stride, "instance", distance=True)
-    assert wide.training and not with_distance_head(network.eval()).training
-    assert with_distance_head(wide) is wide
+    assert wide.training and not grown(network.eval(), last_features=None, distance=True).training
+    assert grown(wide, last_features=None, distance=True) is wide
     image = torch.rand(1, 1, 8, 8, 8)
     with torch.inference_mode():
         answer = wide.eval()(image)
@@ -176,8 +181,42 @@ def test_distance_head_leaves_the_other_maps_alone(stride: int) -> None:
     assert (answer[:, 3] == -DISTANCE_LIMIT_MM).all()
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_more_last_features_change_nothing_until_the_head_reads_them(stride: int) -> None:
+    network = UNet(UNetConfig(1, 3, features=2, levels=2, stride=stride, norm="instance"))
+    wide = grown(network, last_features=5, distance=True)
+    assert wide.head.weight.shape == (4 * stride**3, 5, 1, 1, 1)
+    image = torch.rand(1, 1, 8, 8, 8)
+    torch.testing.assert_close(wide(image)[:, :3], network(image))
+    wide(image).square().mean().backward()
+    assert wide.head.weight.grad is not None and (wide.head.weight.grad[:, 2:] != 0).any()
+    with pytest.raises(ValueError, match="larger"):
+        grown(wide, last_features=None, distance=True)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_tissues_average_grey_levels_by_their_posteriors(stride: int) -> None:
+    network = UNet(UNetConfig(1, 1, features=2, levels=2, stride=stride, norm="instance", tissues=3)).eval()
+    segmenter = UNet(UNetConfig(1, 4, features=2, levels=2, stride=stride, norm="instance")).eval()
+    segmenter.load_state_dict({key: value for key, value in network.state_dict().items() if key != "tissue_grey"})
+    grey = torch.tensor([0.0, 0.3, 0.5])
+    network.tissue_grey.data = grey
+    image = torch.rand(2, 1, 8, 8, 8)
+    with torch.inference_mode():
+        told = segmenter(image)
+        expected = (told[:, :3].softmax(1) * grey[:, None, None, None]).sum(1, keepdim=True) + told[:, 3:]
+        torch.testing.assert_close(network(image), expected)
+        for offset in range(stride**3):
+            part = block_offset(expected, stride, offset)
+            torch.testing.assert_close(network.forward_block(image, offset), part)
+    with pytest.raises(ValueError, match="one output map"):
+        UNetConfig(out_channels=2, tissues=3)
+
+
 def test_distance_head_learns_from_zero() -> None:
-    network = with_distance_head(UNet(UNetConfig(1, 2, features=2, levels=2, stride=2, norm="instance")))
+    network = grown(
+        UNet(UNetConfig(1, 2, features=2, levels=2, stride=2, norm="instance")), last_features=None, distance=True
+    )
     image, true = torch.rand(1, 1, 8, 8, 8), 5 * torch.sign(torch.randn(1, 4, 4, 4))
     first = (network.forward_block(image, 5)[:, 2] - true).square().mean()
     first.backward()

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from synthsr import cli, inference, labels
-from synthsr.networks import DISTANCE_LIMIT_MM, UNet, UNetConfig, with_distance_head
+from synthsr.networks import DISTANCE_LIMIT_MM, UNet, UNetConfig, grown
 from synthsr.segment import Segmenter
 from synthsr.strip import brain_mask
 from synthsr.weights.storage import LoadedNetwork, load_network, names_with_distance, save_network
@@ -108,7 +108,7 @@ class TestDistance:
     def test_segmentation_is_the_same_with_and_without(self) -> None:
         torch.manual_seed(4)
         network = UNet(UNetConfig(1, CHANNELS, 2, 2, 2)).eval()
-        wide = with_distance_head(network)
+        wide = grown(network, last_features=None, distance=True)
         wide.head.weight.data[CHANNELS * 8 :] = 3
         image = torch.rand(1, 1, 32, 32, 32)
         (best, sums), (wide_best, wide_sums) = (segmenter(each).segment(image) for each in (network, wide))
@@ -117,7 +117,7 @@ class TestDistance:
 
     def test_segmenter_loads_both_kinds(self, tmp_path: Path) -> None:
         network = UNet(UNetConfig(1, CHANNELS, 1, 2, 2))
-        for name, each in (("without", network), ("with", with_distance_head(network))):
+        for name, each in (("without", network), ("with", grown(network, last_features=None, distance=True))):
             path = tmp_path / f"{name}.safetensors"
             save_network(each, path, {"task": "segmentation"})
             assert Segmenter.load(path, "cpu").weights.network.config == each.config

@@ -81,7 +81,7 @@ def test_two_scans_with_reliability_maps_and_residual(tmp_path: Path, kind: str)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"segmentation": {**TINY, "residual": 0}}, "residual and reliability are of synthsr"),
+        ({"segmentation": {**TINY, "residual": 0}}, "residual, reliability and tissues are of synthsr"),
         ({"synthsr": {**TINY, "distance": True}}, "distance is of segmentation"),
         ({"synthsr": {**TINY, "residual": 1}}, "residual is input channel 1; they are 0 to 0"),
         ({"generator": {"target": {"kind": "channel"}}}, "dice_weight: 0"),
