@@ -248,14 +248,7 @@ class UNet(nn.Module):
 
     def forward_folded(self, image: Tensor) -> Tensor:
         """As :meth:`forward`, on the network's own grid: (n, maps·stride³, x/stride, y/stride, z/stride)."""
-        if self.config.tissues:
-            # Voxel by voxel of the blocks: all classes of all voxels at once would be the largest thing in memory.
-            trunk, block = self.trunk(image), self.config.stride**3
-            folded = torch.cat([self._told(trunk, offset) for offset in range(block)], dim=1)
-        else:
-            folded = F.conv3d(self.trunk(image), *self.head_rows())
-        added = self._added(image)
-        return folded if added is None else folded + fold(added, self.config.stride)
+        return self.read_folded(self.trunk(image), image)
 
     def forward_block(self, image: Tensor, offset: int) -> Tensor:
         """Prediction for one voxel of every block: (n, maps, x/stride, y/stride, z/stride).
@@ -269,19 +262,41 @@ class UNet(nn.Module):
         offset
             Position in the block, 0 to stride³ − 1, z fastest.
         """
-        predicted = self._told(self.trunk(image), offset)
+        return self.read_block(self.trunk(image), image, offset)
+
+    def read_folded(self, trunk: Tensor, image: Tensor) -> Tensor:
+        """As :meth:`forward_folded`, from what :meth:`trunk` made of the image."""
+        if self.config.tissues:
+            # Voxel by voxel of the blocks: all classes of all voxels at once would be the largest thing in memory.
+            folded = torch.cat([self._told(trunk, offset) for offset in range(self.config.stride**3)], dim=1)
+        else:
+            folded = F.conv3d(trunk, *self.head_rows())
+        added = self._added(image)
+        return folded if added is None else folded + fold(added, self.config.stride)
+
+    def read_block(self, trunk: Tensor, image: Tensor, offset: int) -> Tensor:
+        """As :meth:`forward_block`, from what :meth:`trunk` made of the image."""
+        predicted = self._told(trunk, offset)
         added = self._added(image)
         return predicted if added is None else predicted + block_offset(added, self.config.stride, offset)
 
+    def tissue_logits(self, trunk: Tensor, offset: int) -> Tensor:
+        """Logits of the tissues at one voxel of every block: (n, tissues, x/stride, y/stride, z/stride)."""
+        block = self.config.stride**3
+        rows = slice(offset, self.config.tissues * block, block)
+        weight, bias = self.head_rows()
+        return F.conv3d(trunk, weight[rows], bias[rows])
+
     def _told(self, trunk: Tensor, offset: int) -> Tensor:
-        """Maps of one voxel of every block, from the last features."""
+        """Maps of one voxel of every block, but for the channel that is added."""
         block, tissues = self.config.stride**3, self.config.tissues
         weight, bias = self.head_rows()
-        told = F.conv3d(trunk, weight[offset::block], bias[offset::block])
+        first = tissues * block + offset
+        told = F.conv3d(trunk, weight[first::block], bias[first::block])
         if not tissues:
             return told
         grey = self.tissue_grey.reshape(1, -1, 1, 1, 1)
-        return F.conv3d(told[:, :tissues].softmax(1), grey) + told[:, tissues:]
+        return F.conv3d(self.tissue_logits(trunk, offset).softmax(1), grey) + told
 
     def _added(self, image: Tensor) -> Tensor | None:
         """Input channel to which the prediction is the difference, shape (n, 1, x, y, z)."""

@@ -39,6 +39,8 @@ class Stage:
     dice_weight
         Weight of 1 − soft Dice: beside the cross-entropy of the segmenter, or λ beside the L1 of SynthSR, in units of
         a target with white matter at 1. With 0 it is left out.
+    tissue_weight
+        Weight of cross-entropy + (1 − soft Dice) of the classes of a SynthSR with ``tissues``, beside its L1.
     regression
         Loss of SynthSR against its target: ``l1``, or ``l2`` for comparison [S21].
     images_per_step
@@ -56,6 +58,7 @@ class Stage:
     learning_rate: float = 1e-4
     final_learning_rate: float = 1e-4
     dice_weight: float = 1.0
+    tissue_weight: float = 0.0
     regression: Literal["l1", "l2"] = "l1"
     images_per_step: int = 1
     synthesiser: str | None = None
@@ -242,6 +245,8 @@ def _check_plans(config: TrainingConfig, where: str) -> None:
         raise ConfigurationError(
             f"{where}: residual, reliability and tissues are of synthsr, distance is of segmentation; move them there"
         )
+    if not config.synthsr.tissues and any(stage.tissue_weight for stage in config.synthsr.stages):
+        raise ConfigurationError(f"{where}: synthsr.stages: tissue_weight goes with tissues: true")
     try:
         config.synthsr.network(scans=generator.channels, out_channels=1)
     except ValueError as error:

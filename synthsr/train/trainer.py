@@ -30,7 +30,7 @@ from .. import inference, labels, losses, preprocess
 from ..errors import ConfigurationError, DataError
 from ..generator import Generated, Generator, Params
 from ..generator import read_config as read_generator_config
-from ..networks import UNet, block_offset, grown
+from ..networks import UNet, block_offset, grown, unfold
 from ..weights.storage import INTENSITIES_OF, RELIABILITY_MAPS, load_network, save_network
 from . import data, pictures, scans
 from .checkpoint import Best, Progress, load_checkpoint, save_checkpoint
@@ -318,23 +318,33 @@ class Trainer:
     def _synthsr_loss(self, image: Tensor, sample: Generated, stage: Stage, offset: int) -> Outcome:
         # The segmenter needs the whole image, the regression alone does not.
         whole = bool(stage.dice_weight)
+        network, stride = self.network, self.plan.stride
         with self._autocast():
-            predicted = self.network(image) if whole else self.network.forward_block(image, offset)
+            trunk = network.trunk(image)
+            predicted = (
+                unfold(network.read_folded(trunk, image), stride) if whole else network.read_block(trunk, image, offset)
+            )
         predicted = predicted.float()
-        target = sample.target if whole else block_offset(sample.target, self.plan.stride, offset)
+        target = sample.target if whole else block_offset(sample.target, stride, offset)
         l1 = F.l1_loss(predicted, target)
         loss = l1 if stage.regression == "l1" else F.mse_loss(predicted, target)
+        parts = {"l1": l1.item()}
+        if stage.tissue_weight:
+            with self._autocast():
+                logits = network.tissue_logits(trunk, offset)
+            tissue = over_images(losses.segmentation_loss, logits.float(), block_offset(sample.channel, stride, offset))
+            loss = loss + stage.tissue_weight * tissue
+            parts["tissue_loss"] = tissue.item()
         if not whole:
-            return Outcome(loss, {"l1": l1.item()}, predicted)
+            return Outcome(loss, parts, predicted)
         assert self.segmenter is not None
         seen = scans.as_segmenter_input(predicted).contiguous(memory_format=torch.channels_last_3d)
         with self._autocast():
             logits = self.segmenter.forward_block(seen, offset)[:, : self.segmenter.config.out_channels]
-        posterior = logits.float().softmax(1)
-        target = block_offset(sample.channel, self.segmenter.config.stride, offset)
-        dice = over_images(lambda x, y: torch.nanmean(losses.soft_dice(x, y)), posterior, target)
+        true = block_offset(sample.channel, self.segmenter.config.stride, offset)
+        dice = over_images(lambda x, y: torch.nanmean(losses.soft_dice(x, y)), logits.float().softmax(1), true)
         loss = loss + stage.dice_weight * TARGET_WHITE_MATTER * (1 - dice)
-        return Outcome(loss, {"l1": l1.item(), "soft_dice": dice.item()}, predicted)
+        return Outcome(loss, {**parts, "soft_dice": dice.item()}, predicted)
 
     @torch.no_grad()
     def _synthesised(self, image: Tensor, weights: str) -> Tensor:
@@ -423,7 +433,8 @@ class Trainer:
                 f"{median:.3g}: if it does not fall again, lower the learning rate",
                 file=sys.stderr,
             )
-        if self.step % self.config.validate_every == 0 and (self.validation_maps or self.validation_scans):
+        due = self.step % self.config.validate_every == 0 or self.step == self.plan.steps
+        if due and (self.validation_maps or self.validation_scans):
             made = self.validate(generator, stage)
             record.validation({"step": self.step, "seconds": row["seconds"], **made.scores}, made.pictures)
             self._compare(made.scores)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from training_maker import head, make_training, save
 
-from synthsr import train
+from synthsr import labels, train
 from synthsr.errors import ConfigurationError
 from synthsr.predict import Predictor
 from synthsr.segment import Segmenter
@@ -50,6 +50,35 @@ def test_segmenter_learns_distances_beside_labels(tmp_path: Path) -> None:
     assert np.mean(errors[-10:]) < 0.1 * errors[0]
 
 
+def test_synthsr_of_tissues_starts_as_its_segmenter(tmp_path: Path) -> None:
+    """Its first image is the posteriors' mean of the labels' T1 grey levels; both losses fall on a single image."""
+    plan = {**TINY, "last_features": 4, "tissues": True, "stages": [{**STAGE, "dice_weight": 0, "tissue_weight": 0.2}]}
+    config = train.read_config(make_training(tmp_path, synthsr=plan))
+    train.train(replace(config, synthsr=replace(config.synthsr, stages=())), device=CPU)
+    trainer = train.Trainer(config, "synthsr", CPU)
+    assert trainer.segmenter is not None
+    grey = torch.tensor([labels.by_number()[number].t1_grey / 255 for number in labels.segmentation_numbers()])
+    scan = torch.rand(1, 1, 16, 16, 16)
+    with torch.inference_mode():
+        expected = (trainer.segmenter(scan).softmax(1) * grey[:, None, None, None]).sum(1, keepdim=True)
+        torch.testing.assert_close(trainer.network.eval()(scan), expected)
+
+    stage = config.synthsr.stages[0]
+    generator = trainer._generators(stage)[0]
+    sample = generator.apply([trainer.maps[0]], [generator.sample(np.random.default_rng(1))])
+    trainer.optimiser.param_groups[0]["lr"] = stage.learning_rate
+    rows = []
+    for _ in range(60):
+        outcome = trainer._loss(sample, stage, 0)
+        trainer.optimiser.zero_grad()
+        outcome.loss.backward()
+        trainer.optimiser.step()
+        rows.append(outcome.parts)
+    assert rows[-1]["l1"] < 0.9 * rows[0]["l1"] and rows[-1]["tissue_loss"] < 0.98 * rows[0]["tissue_loss"]
+    weights = train.train(config, device=CPU)[-1]
+    assert load_network(weights).network.config.tissues == len(labels.segmentation_numbers())
+
+
 @pytest.mark.parametrize("kind", ["t1", "channel"])
 def test_two_scans_with_reliability_maps_and_residual(tmp_path: Path, kind: str) -> None:
     """What is trained on two scans of a session takes two scans of a session."""
@@ -83,6 +112,7 @@ def test_two_scans_with_reliability_maps_and_residual(tmp_path: Path, kind: str)
     [
         ({"segmentation": {**TINY, "residual": 0}}, "residual, reliability and tissues are of synthsr"),
         ({"synthsr": {**TINY, "distance": True}}, "distance is of segmentation"),
+        ({"synthsr": {**TINY, "stages": [{**STAGE, "tissue_weight": 1}]}}, "tissue_weight goes with tissues: true"),
         ({"synthsr": {**TINY, "residual": 1}}, "residual is input channel 1; they are 0 to 0"),
         ({"generator": {"target": {"kind": "channel"}}}, "dice_weight: 0"),
         (
