@@ -20,6 +20,9 @@ from ..errors import DataError
 #: Where the project's own base anatomy lies.
 DEFAULT = Path(__file__).parent / "data" / "anatomy.nii.gz"
 CORD = 512
+#: Labels of the brain stem, and of what cannot lie below it.
+BRAIN_STEM = 16
+CEREBRUM = (*labels.WHITE_MATTER, *labels.CORTEX)
 #: Fluid further than this below the lowest part of the brain is the spine's, not the skull's.
 BELOW_BRAIN_MM = 10
 
@@ -67,7 +70,8 @@ def load(path: Path, *, grid_mm: int) -> Anatomy:
     Raises
     ------
     DataError
-        If the file is no image of 1 mm voxels with integer labels that ``synthsr/labels.tsv`` knows.
+        If the file is no image of 1 mm voxels with integer labels that ``synthsr/labels.tsv`` knows, or has no
+        structure inside the skull.
     """
     image, data = _read(path)
     spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
@@ -80,11 +84,20 @@ def load(path: Path, *, grid_mm: int) -> Anatomy:
     fold = np.arange(labels.table()[-1].number + 1, dtype=np.uint16)
     for label in labels.table():
         fold[label.number] = label.segment_as if label.number < 500 else label.number
-    return make(without_spine(fold[numbers.astype(np.intp)]), grid_mm=grid_mm)
+    try:
+        return make(without_spine(fold[numbers.astype(np.intp)]), grid_mm=grid_mm)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def without_spine(numbers: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
-    """Give the fluid of the spinal canal the spinal cord's number, so that it is not counted as intracranial."""
+    """Give what lies in the spinal canal the spinal cord's number, so that it is not counted as intracranial.
+
+    That is fluid far below the brain, and what a segmentation takes for cerebrum below the brain stem.
+    """
+    stem = np.nonzero((numbers == BRAIN_STEM).any(axis=(0, 1)))[0]
+    cord = numbers[:, :, : int(stem[0]) if len(stem) else 0]
+    cord[np.isin(cord, CEREBRUM)] = CORD
     brain = (numbers >= 1) & (numbers <= 499) & (numbers != FLUID)
     lowest = int(np.nonzero(brain.any(axis=(0, 1)))[0].min(initial=numbers.shape[2]))
     canal = numbers[:, :, : max(lowest - BELOW_BRAIN_MM, 0)]

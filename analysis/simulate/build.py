@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -23,7 +24,7 @@ import torch
 from synthsr import files
 
 from .. import tsv
-from ..errors import DataError
+from ..errors import DataError, ToolError
 from . import anatomy as base
 from . import bids, dicom, heads, landmarks, lesions, patients, protocols, render, vessels
 from .clinic import Clinic
@@ -31,7 +32,9 @@ from .patients import Patient
 from .series import Format, Writer
 
 #: Raised when the same configuration gives another clinic.
-VERSION = 2
+VERSION = 3
+#: What the planted truth and the looks of tissues stand in.
+ASSUMED = ("effects.tsv", "tissues.tsv", "trajectories.tsv")
 #: Tables of the clinic.
 TABLES = ("sessions", "scans", "truth", "lesions", "landmarks")
 
@@ -82,7 +85,13 @@ class Job:
     def key(self, patient: Patient) -> str:
         """Hash of everything that a patient's files follow from: not of how many patients there are."""
         settings = {k: v for k, v in asdict(self.clinic).items() if k not in ("patients", "anatomy")}
-        content = {"version": VERSION, "anatomy": self.anatomy_of(patient)[1], "format": self.scans_as, **settings}
+        content = {
+            "version": VERSION,
+            "assumed": [files.sha256(Path(__file__).with_name(name)) for name in ASSUMED],
+            "anatomy": self.anatomy_of(patient)[1],
+            "format": self.scans_as,
+            **settings,
+        }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def record(self, patient: Patient) -> Path:
@@ -136,6 +145,13 @@ def build(
         Processes; the result does not depend on it.
     report
         Called with a line per patient.
+
+    Raises
+    ------
+    DataError
+        If a base anatomy is none, or not fit for a group's lesions.
+    ToolError
+        If one of the processes is ended from outside.
     """
     job = Job(clinic, tuple((path, files.sha256(path)) for path in anatomies), out, scans_as)
     for path in anatomies[:4]:
@@ -152,9 +168,19 @@ def build(
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             running = {pool.submit(_make, job, patient): patient for patient in missing}
-            for done in as_completed(running):
-                done.result()
-                report(f"{running[done].identifier} made")
+            try:
+                for done in as_completed(running):
+                    done.result()
+                    report(f"{running[done].identifier} made")
+            except BrokenProcessPool as error:
+                raise ToolError(
+                    "a process was ended from outside while it made a patient, most likely for want of memory; call "
+                    "again with fewer --jobs, of which each takes about 1 GB: what is finished stays"
+                ) from error
+            except BaseException:
+                # Otherwise everybody else would be made before the error is told.
+                pool.shutdown(cancel_futures=True)
+                raise
     records = [json.loads(job.record(patient).read_text(encoding="utf-8")) for patient in everyone]
     tables = {name: pd.DataFrame([row for record in records for row in record[name]]) for name in TABLES}
     for name, table in tables.items():
@@ -247,8 +273,7 @@ def _make(job: Job, patient: Patient) -> None:
         measured = render.true_volumes_mm3(head, step_mm=clinic.truth_mm)
         rows["truth"] += [key | row for row in heads.true_rows(head, patient, measured, log_ratio, lesion)]
         if lesion is not None:
-            shift = heads.midline_shift_mm(clinic, head, patient)
-            rows["lesions"].append(key | lesions.describe(lesion, visit, measured, anatomy, shift_mm=shift))
+            rows["lesions"].append(key | lesions.describe(lesion, visit, measured, anatomy))
         if points is not None:
             rows["landmarks"] += [key | row for row in landmarks.rows(head, points)]
         for row in writer.write(visit, head):

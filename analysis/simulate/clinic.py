@@ -15,7 +15,8 @@ Below the folder of a clinic (``--out``), by module :mod:`.build`:
 ``scans.tsv``
     A row per series: kind, orientation, slices, spacing, motion, path, and the mask of the lesion on its grid.
 ``lesions.tsv``
-    A row per session of patients with lesions: kind, phase, place, volumes, mass effect, midline shift.
+    A row per session of patients with lesions: kind, phase, place, volumes, and the mass effect: ``growth``, volume of
+    the lesion's bulk over that of the tissue it grew from or killed, and ``displaced_mm3``, the difference of the two.
 ``landmarks.tsv``
     Patients with several sessions: the same points of the anatomy in every session, in scanner coordinates (right,
     anterior, superior, mm), which hold for every scan of the session.
@@ -183,7 +184,7 @@ class Clinic:
     fit_steps
         How often the deformation is corrected towards the prescribed volumes.
     truth_mm
-        Spacing of the points at which labels are counted for the true volumes, as 1 mm over a whole number.
+        Largest spacing, in the scanner, of the points at which labels are counted for the true volumes.
     sampling_mm
         Largest distance, in every direction, of the points whose tissue a voxel averages.
     spacing_min_mm, spacing_max_mm
@@ -260,8 +261,6 @@ class Clinic:
             raise ConfigurationError("groups and series: give at least one of each")
         if self.gap_max >= 1 or self.motion > 1:
             raise ConfigurationError(f"gap_max: {self.gap_max}, motion: {self.motion}; fractions, the first below 1")
-        if abs(1 / self.truth_mm - round(1 / self.truth_mm)) > 1e-9:
-            raise ConfigurationError(f"truth_mm: {self.truth_mm}; give 1, 0.5, 0.25 or another whole fraction of 1 mm")
         if not set(self.series[0].kind).isdisjoint(COPIES):
             raise ConfigurationError(
                 f"series: the first is {self.series[0].kind}; there is nothing yet to make it from"

@@ -3,8 +3,8 @@
 The course of volumes with age stands in ``trajectories.tsv``, relative to the age of 30. Its shapes follow what
 lifespan studies agree on (Walhovd 2011, Neurobiology of Aging 32:916; Coupé 2017, Human Brain Mapping 38:5501;
 Bethlehem 2022, Nature 604:525) and the order that SynthSR's clinical cohort showed (Iglesias 2023, fig. 2): white
-matter peaks near 30, cortex and thalamus decline from the start, hippocampus and amygdala only after 50, ventricles
-grow ever faster.
+matter peaks near 30, cortex and thalamus decline from the start, hippocampus and amygdala hardly before 50,
+ventricles grow ever faster.
 
 Effects of disease stand in ``effects.tsv``, as factors of the volume at the same age; what it leaves out stays 1.
 ``ad``: a patient of severity 1 against a control. Hippocampus and amygdala lose a sixth, so that with

@@ -4,14 +4,13 @@ A deformation is the flow of a stationary velocity field ``v`` (Arsigny 2006, MI
 changes along a flow by the divergence of its velocity, so a field wanted to multiply the volume of structure *s* by
 ``exp(d_s)`` is ``v = ∇p`` with ``Δp = d_s`` inside *s* (a Poisson equation, solved by cosine transform with no flux
 through the box), on top of a random divergence-bearing field for the subject's shape. Neighbouring structures share
-blocks of the grid, so what is reached differs from what is wanted, and ``d`` is corrected by what was measured.
+blocks of the grid, and what swells leaves the blocks that swell, so what is reached differs from what is wanted, and
+``d`` is corrected by what was measured: Anderson's iteration (Walker 2011, SIAM J Numer Anal 49:1715).
 
 Around a lesion that swells or shrinks, ``v = κ∇p`` with ``∇·(κ∇p) = d_s``, where κ is small outside the skull.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,8 @@ Array = npt.NDArray[np.float32]
 SQUARINGS = 5
 #: A correction is made larger than what was found lacking, because neighbours take part of it.
 GAIN = 1.5
+#: Singular values of past errors below this part of the largest are not trusted.
+SMALLEST = 1e-3
 #: Iterations for a confined flow, each time the divergence is corrected.
 ROUNDS = 8
 
@@ -133,19 +134,6 @@ def random_velocity(rng: np.random.Generator, shape: tuple[int, ...], *, sd: flo
     return np.asarray(field * (sd / max(float(field.std()), 1e-6)), dtype=np.float32)
 
 
-@dataclass(frozen=True)
-class Warp:
-    """A fitted diffeomorphism of the base anatomy.
-
-    Attributes
-    ----------
-    pull
-        Displacement (3, X, Y, Z), in nodes, from a point of the patient to the point of the base that lies there.
-    """
-
-    pull: Array
-
-
 def fit(
     fractions: sparse.csr_array,
     log_ratio: npt.NDArray[np.float64],
@@ -153,7 +141,7 @@ def fit(
     *,
     steps: int,
     ease: Array | None = None,
-) -> Warp:
+) -> Array:
     """Find the flow that multiplies the volume of every structure by ``exp(log_ratio)``.
 
     Parameters
@@ -168,11 +156,17 @@ def fit(
         Corrections. The volumes are measured by the Jacobian, ∫_s det D(exp v).
     ease
         How easily nodes (X, Y, Z) move: less outside a skull that withstands a mass effect.
+
+    Returns
+    -------
+    Displacement (3, X, Y, Z), in nodes, from a point of the patient to the point of the base that lies there.
     """
     shape = variation.shape[1:]
     before = np.asarray(fractions.sum(axis=1)).ravel()
     block = max(float(np.asarray(fractions.sum(axis=0)).max()), 1.0)
     divergence = log_ratio.copy()
+    tried: list[npt.NDArray[np.float64]] = []
+    lacking: list[npt.NDArray[np.float64]] = []
     potential = np.zeros(shape, dtype=np.float32)
     for step in range(steps + 1):
         wanted = np.asarray(fractions.T @ divergence).reshape(shape).astype(np.float32) / block
@@ -184,5 +178,18 @@ def fit(
         # The last correction is made and not measured, so that `steps` counts flows.
         if step < steps:
             after = fractions @ jacobian(flow(velocity)).ravel()
-            divergence += GAIN * (log_ratio - np.log(np.maximum(after, 1e-3 * before) / before))
-    return Warp(pull=flow(-velocity))
+            tried.append(divergence)
+            lacking.append(log_ratio - np.log(np.maximum(after, 1e-3 * before) / before))
+            divergence = _next(tried, lacking)
+    return flow(-velocity)
+
+
+def _next(tried: list[npt.NDArray[np.float64]], lacking: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """What to try after what was tried: the mixture of it that would lack least were all linear, and its correction."""
+    last, error = tried[-1], lacking[-1]
+    if len(tried) > 1:
+        steps = np.stack([last - one for one in tried[:-1]], axis=1)
+        gains = np.stack([error - one for one in lacking[:-1]], axis=1)
+        shares = np.linalg.lstsq(gains, error, rcond=SMALLEST)[0]
+        last, error = last - steps @ shares, error - gains @ shares
+    return np.asarray(last + GAIN * error)

@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from .geometry import Stack
 from .patients import Patient, Visit
 from .protocols import Series, Vendor
+from .render import PHASE_RESOLUTION
 from .tissues import Sequence
 
 #: Largest pixel value of twelve bits.
@@ -86,20 +87,21 @@ def write_series(
             dataset = Dataset()
             _study(dataset, patient, visit, vendor, uids)
             _series(dataset, series, vendor, visit, number, uids)
-            if series.is_x_ray:
-                _x_rays(dataset)
-            elif series.kind != "capture":
-                _magnetic(dataset, series, sequence, vendor)
             _pixels(dataset, plane)
             if series.kind == "capture":
                 _colours(dataset, plane)
             else:
                 _place(dataset, stack, position)
+                if series.is_x_ray:
+                    _x_rays(dataset)
+                else:
+                    _magnetic(dataset, series, sequence, vendor)
+                    # Rows and columns of frequencies, then of phases.
+                    dataset.AcquisitionMatrix = [stack.matrix, 0, 0, round(PHASE_RESOLUTION * stack.matrix)]
             dataset.InstanceNumber = instance
             dataset.SOPInstanceUID = uids("instance", visit.number, number, instance)
             dataset.AcquisitionNumber = 1 if len(series.sequences) == 1 else volume + 1
-            time = datetime.datetime.combine(visit.date, datetime.time(9)) + datetime.timedelta(minutes=6 * number)
-            time += datetime.timedelta(milliseconds=sequence.repetition_ms * volume)
+            time = _start(visit, number) + datetime.timedelta(milliseconds=sequence.repetition_ms * volume)
             dataset.AcquisitionDate = f"{visit.date:%Y%m%d}"
             dataset.AcquisitionTime = dataset.ContentTime = f"{time:%H%M%S.%f}"
             if len(series.sequences) > 1:
@@ -115,6 +117,11 @@ def to_pixels(images: list[npt.NDArray[np.float32]], series: Series) -> list[npt
     else:
         scale, offset = 0.6 * WHITE / max(float(np.percentile(np.stack(images), 99.5)), 1e-6), 0
     return [np.clip(np.rint(image * scale) + offset, 0, WHITE).astype("<u2") for image in images]
+
+
+def _start(visit: Visit, number: int) -> datetime.datetime:
+    """When a series begins: every six minutes from nine o'clock."""
+    return datetime.datetime.combine(visit.date, datetime.time(9)) + datetime.timedelta(minutes=6 * number)
 
 
 def _study(dataset: Dataset, patient: Patient, visit: Visit, vendor: Vendor, uids: MakeUid) -> None:
@@ -146,7 +153,7 @@ def _series(dataset: Dataset, series: Series, vendor: Vendor, visit: Visit, numb
     dataset.SeriesInstanceUID = uids("series", visit.number, number)
     dataset.SeriesNumber = number
     dataset.SeriesDate = dataset.StudyDate
-    dataset.SeriesTime = f"09{6 * number % 60:02d}00"
+    dataset.SeriesTime = f"{_start(visit, number):%H%M%S}"
     dataset.ImageType = _IMAGE_TYPES.get(series.kind, ["ORIGINAL", "PRIMARY", "M", "ND"])
     has_gadolinium = series.sequences[0].has_gadolinium
     text = vendor.description(series.kind, series.orientation, has_gadolinium=has_gadolinium)
@@ -201,7 +208,6 @@ def _place(dataset: Dataset, stack: Stack, number: int) -> None:
     dataset.SliceThickness = f"{stack.thickness_mm:g}"
     dataset.SpacingBetweenSlices = f"{stack.spacing_mm:g}"
     dataset.PixelSpacing = [f"{stack.pixel_mm:g}"] * 2
-    dataset.AcquisitionMatrix = [0, stack.matrix, stack.matrix, 0]
 
 
 def _pixels(dataset: Dataset, plane: npt.NDArray[np.uint16]) -> None:

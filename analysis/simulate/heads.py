@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import ndimage
 
 from synthsr import labels
@@ -14,8 +13,6 @@ from .anatomy import Anatomy
 from .clinic import Clinic
 from .patients import Patient, Visit
 
-#: Label of the third ventricle, by which a midline shift is measured.
-THIRD_VENTRICLE = 14
 #: How easily what is outside the skull moves under a mass effect against what is inside; the width of the change.
 STIFF, STIFF_MM = 0.02, 3.0
 
@@ -47,7 +44,7 @@ def deformed(
     variation = shape_velocity(clinic, anatomy, patient)
     swelling = 1.0
     if lesion is None:
-        warp = deform.fit(anatomy.fractions, log_ratio, variation, steps=clinic.fit_steps)
+        pull = deform.fit(anatomy.fractions, log_ratio, variation, steps=clinic.fit_steps)
     else:
         fractions = lesions.with_bulk(anatomy, lesion)
         # What the random shape does to the skull's volume stays, as the skull withstands the rest.
@@ -55,10 +52,10 @@ def deformed(
         swelling = float(inside @ deform.jacobian(deform.flow(variation)).ravel() / inside.sum())
         share = inside.reshape(anatomy.grid_shape).astype(np.float32) / grid**3
         ease = np.asarray(STIFF + (1 - STIFF) * ndimage.gaussian_filter(share, STIFF_MM / grid), dtype=np.float32)
-        warp = deform.fit(fractions, log_ratio + np.log(swelling), variation, steps=clinic.fit_steps, ease=ease)
+        pull = deform.fit(fractions, log_ratio + np.log(swelling), variation, steps=clinic.fit_steps, ease=ease)
     return render.place(
         anatomy,
-        warp,
+        pull,
         patient,
         visit,
         swelling=swelling,
@@ -105,22 +102,6 @@ def true_rows(
         }
         for name, volume, lost, asked in everything
     ]
-
-
-def midline_shift_mm(clinic: Clinic, head: render.Head, patient: Patient) -> float | None:
-    """How far to the right the third ventricle lies of where the random shape alone would put it.
-
-    None where the base has no third ventricle. Ageing moves it neither way, and the skull withstands.
-    """
-    grid = head.anatomy.grid_mm
-    ventricle = np.argwhere(head.anatomy.numbers == THIRD_VENTRICLE).astype(np.float64)
-    if not len(ventricle):
-        return None
-    push = torch.from_numpy(deform.flow(shape_velocity(clinic, head.anatomy, patient)) * grid)
-    nodes = torch.from_numpy(((ventricle - (grid - 1) / 2) / grid).astype(np.float32))
-    alone = ventricle[:, 0] + deform.sample(push, nodes)[0].numpy()
-    carried = head.carried_mm(ventricle) @ head.to_base[:, :3].T + head.to_base[:, 3]
-    return float((carried[:, 0] - alone).mean() * head.scale_cubed ** (1 / 3))
 
 
 def shape_velocity(clinic: Clinic, anatomy: Anatomy, patient: Patient) -> deform.Array:

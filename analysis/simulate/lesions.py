@@ -17,6 +17,7 @@ from scipy import ndimage, sparse
 
 from synthsr import labels
 
+from ..errors import DataError
 from .anatomy import FLUID, Anatomy
 from .clinic import Clinic
 from .patients import LESION, Patient, Visit, stream
@@ -122,10 +123,21 @@ class Lesion:
 
 
 def draw(clinic: Clinic, anatomy: Anatomy, patient: Patient) -> Lesion | None:
-    """Draw a patient's lesion; None without one, or where the base has no cerebrum."""
+    """Draw a patient's lesion; None for who has none.
+
+    Raises
+    ------
+    DataError
+        If the base has no cerebrum for it to lie in.
+    """
     kind = {"Stroke": "stroke", "Tumour": "tumour"}.get(patient.group.diagnosis)
-    if kind is None or not set(labels.CORTEX) <= set(anatomy.structures):
+    if kind is None:
         return None
+    if not set(labels.CORTEX) <= set(anatomy.structures):
+        raise DataError(
+            f"the base anatomy of {patient.identifier} has no cerebral cortex (labels 3, 42) to hold a {kind}; "
+            "give another anatomy, or groups without lesions"
+        )
     rng = stream(clinic.seed, patient.index, LESION)
     side = ("left", "right")[int(rng.integers(2))]
     place = list(PLACES)[int(rng.integers(len(PLACES)))]
@@ -270,9 +282,7 @@ def bulk_classes() -> list[int]:
     return [number for number in LESIONS if number != OEDEMA]
 
 
-def describe(
-    lesion: Lesion, visit: Visit, volumes: npt.NDArray[np.float64], anatomy: Anatomy, *, shift_mm: float | None
-) -> dict[str, Any]:
+def describe(lesion: Lesion, visit: Visit, volumes: npt.NDArray[np.float64], anatomy: Anatomy) -> dict[str, Any]:
     """Row of the table of lesions.
 
     Parameters
@@ -283,10 +293,9 @@ def describe(
         Measured volume by class (rows; the first is healthy tissue) and structure of the anatomy (columns), mm³.
     anatomy
         The base.
-    shift_mm
-        Measured midline shift, right positive, if it could be.
     """
     by_structure = volumes[1:].sum(axis=0)
+    growth = lesion.growth(visit)
     # Fluid has no side of its own; a lesion keeps to its half of it.
     sides = np.array([labels.by_number()[number].side for number in anatomy.structures])
     sides = np.where(sides == "midline", lesion.side, sides)
@@ -301,6 +310,6 @@ def describe(
             f"{name.lower().replace('-', '_')}_mm3": round(float(volumes[number].sum()), 1)
             for number, name in LESIONS.items()
         },
-        "growth": round(lesion.growth(visit), 4),
-        "midline_shift_mm": None if shift_mm is None else round(shift_mm, 2),
+        "growth": round(growth, 4),
+        "displaced_mm3": round(float(volumes[bulk_classes()].sum() * (1 - 1 / growth)), 1),
     }

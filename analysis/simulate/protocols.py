@@ -13,8 +13,9 @@ from .patients import Order, rotation
 from .render import Ghost, Head, Move
 from .tissues import Sequence
 
-#: Distance between volume elements of the reference, in every direction.
-REFERENCE_MM = 1.0
+#: Distance between volume elements of the reference, in every direction, and how far beyond the intracranial space it
+#: reaches, the scalp included.
+REFERENCE_MM, SCALP_MM = 1.0, 14.0
 #: Movement of the head, standard deviation, and how often it moves within a scan at most.
 SHIFT_MM, TURN_DEG, JUMPS = 1.2, 1.2, 3
 #: Amplitude of trembling, in pixels, and cycles of it within a scan.
@@ -153,7 +154,8 @@ def scan(clinic: Clinic, head: Head, order: Order, rng: np.random.Generator) -> 
         tilt = rotation(np.array([np.arcsin(tilt[2, 1]), 0, 0]))
         snr = float(rng.uniform(2.5, 4.5))
     stack = cover(head, order.orientation, tilt, matrix=clinic.matrix, pixel_mm=pixel, spacing_mm=spacing,
-                  thickness_mm=thickness, coverage=order.coverage)  # fmt: skip
+                  thickness_mm=thickness, coverage=order.coverage,
+                  beyond_mm=SCALP_MM if kind == "MPRAGE" else 0.0)  # fmt: skip
     moves: tuple[Move, ...] = ()
     ghost = None
     moving, within = rng.random(2)
@@ -214,17 +216,19 @@ def cover(
     spacing_mm: float,
     thickness_mm: float,
     coverage: float = 1.0,
+    beyond_mm: float = 0.0,
 ) -> Stack:
     """Stack in an orientation, tilted, with the slices that the intracranial space needs and one more on each side.
 
-    With less ``coverage`` there are fewer slices, from the first on (from below, of axial ones).
+    It reaches ``beyond_mm`` farther on either side. With less ``coverage`` there are fewer slices, from the first on
+    (from below, of axial ones).
     """
     row, column = (_rounded(tilt @ direction) for direction in ORIENTATIONS[orientation])
     points = head.intracranial_points_mm() * FLIP
     axes = np.stack([row, column, np.cross(row, column)])
     along = points @ axes.T
     low, high = along.min(axis=0), along.max(axis=0)
-    slices = int(np.ceil((high[2] - low[2]) / spacing_mm)) + 2
+    slices = int(np.ceil((high[2] - low[2] + 2 * beyond_mm) / spacing_mm)) + 2
     middle = (low + high) / 2
     kept = max(round(coverage * slices), 1)
     middle[2] -= (slices - kept) / 2 * spacing_mm

@@ -29,8 +29,11 @@ Window = tuple[slice, slice]
 
 #: Distance, within a slice, of the points at which the deformation is looked up; between them it is linear.
 COARSE_MM = 2.0
-#: Part of the profile's width at half height that its slopes take, both together: a trapezoid, as of a selective pulse.
+#: Width of each of the profile's slopes over its width at half height: a trapezoid, as of a selective pulse.
 SLOPES = 0.4
+#: Steps of the search for where a point of the base lies, and their length: with whole steps it would not end where the
+#: patient is less than half as large as the base.
+INVERTING, STEP = 80, 0.4
 #: Part of the lines of k-space that are acquired along the phase direction.
 PHASE_RESOLUTION = 0.85
 
@@ -122,14 +125,15 @@ class Head:
         grid = self.anatomy.grid_mm
         wanted = torch.from_numpy(points.astype(np.float32))
         found = wanted
-        for _ in range(30):
-            found = wanted - deform.sample(self.pull_mm, (found - (grid - 1) / 2) / grid).movedim(0, -1)
+        for _ in range(INVERTING):
+            lacking = wanted - found - deform.sample(self.pull_mm, (found - (grid - 1) / 2) / grid).movedim(0, -1)
+            found = found + STEP * lacking
         return self.to_scanner(found.numpy().astype(np.float64))
 
 
 def place(
     anatomy: Anatomy,
-    warp: deform.Warp,
+    pull: Array,
     patient: Patient,
     visit: Visit,
     *,
@@ -142,8 +146,8 @@ def place(
 
     Parameters
     ----------
-    anatomy, warp
-        The base and its deformation.
+    anatomy, pull
+        The base and its deformation, as :func:`.deform.fit` gives it.
     patient, visit
         Whose head size, and its position.
     rng
@@ -159,7 +163,7 @@ def place(
     offset = anatomy.centre - linear @ visit.translation_mm
     return Head(
         anatomy,
-        torch.from_numpy(warp.pull * anatomy.grid_mm),
+        torch.from_numpy(pull * anatomy.grid_mm),
         torch.from_numpy(noise / noise.std()),
         np.column_stack([linear, offset]),
         lesion,
@@ -175,7 +179,7 @@ def true_volumes_mm3(head: Head, *, step_mm: float) -> npt.NDArray[np.float64]:
     head
         The patient's head.
     step_mm
-        Distance of the points at which the label is looked up, one over a whole number; in the base's millimetres.
+        Largest distance of the points at which the label is looked up, in the scanner.
 
     Returns
     -------
@@ -183,7 +187,7 @@ def true_volumes_mm3(head: Head, *, step_mm: float) -> npt.NDArray[np.float64]:
         By class of lesion (rows; the first is healthy tissue) and structure (columns).
     """
     anatomy = head.anatomy
-    grid, fine = anatomy.grid_mm, round(1 / step_mm)
+    grid, fine = anatomy.grid_mm, int(np.ceil(head.scale_cubed ** (1 / 3) / step_mm - 1e-6))
     kinds = len(anatomy.structures) + 1
     # Whatever is no structure inside the skull counts as one more.
     lookup = np.full(int(anatomy.numbers.max()) + 1, kinds - 1, dtype=np.int32)
@@ -358,16 +362,11 @@ def acquire(
     noise
         Standard deviation in each of the real and the imaginary part: the magnitude's is Rician.
     bias
-        Standard deviation of the log sensitivity 70 mm from the isocentre (a random quadratic in position).
+        Standard deviation of the log sensitivity 70 mm from the isocentre along an axis (a random quadratic in
+        position).
     ghost
         Movement while lines are acquired.
     """
-    terms = rng.normal(0, bias / 2, 6)
-    affine = stack.affine_ras()
-    k, j, i = np.ogrid[: stack.slices, : stack.matrix, : stack.matrix]
-    x, y, z = ((affine[axis, 0] * i + affine[axis, 1] * j + affine[axis, 2] * k + affine[axis, 3]) / 70
-               for axis in range(3))  # fmt: skip
-    log_sensitivity = sum(term * part for term, part in zip(terms, (x, y, z, x * x, y * y, z * z), strict=True))
     frequency = np.fft.fftfreq(stack.matrix)
     lines = np.abs(frequency) / (0.5 * PHASE_RESOLUTION)
     # Raised cosine over the outer fifth: the vendors' mild filter against ringing.
@@ -376,11 +375,19 @@ def acquire(
         when = frequency + 0.5
         moved = ghost.amplitude_px * np.sin(2 * np.pi * ghost.cycles * when + ghost.phase)
         window *= np.exp(-2j * np.pi * frequency * moved)
-    lit = (image * np.exp(np.clip(log_sensitivity, -1, 1))).astype(np.float32)
-    spectrum = np.fft.fft(lit, axis=2) * window
-    noisy = np.fft.ifft(spectrum, axis=2)
-    noisy += noise * (rng.standard_normal(image.shape) + 1j * rng.standard_normal(image.shape))
-    return np.abs(noisy).astype(np.float32)
+    # The lines' noise goes through the same filter.
+    loud = noise / np.sqrt(np.mean(np.abs(window) ** 2))
+    terms = rng.normal(0, bias / np.sqrt(2), 6)
+    affine = stack.affine_ras()
+    j, i = np.ogrid[: stack.matrix, : stack.matrix]
+    acquired = np.empty_like(image)
+    for k, plane in enumerate(image):
+        x, y, z = ((a * i + b * j + c * k + start) / 70 for a, b, c, start in affine[:3])
+        log_sensitivity = sum(term * part for term, part in zip(terms, (x, y, z, x * x, y * y, z * z), strict=True))
+        real, imaginary = loud * rng.standard_normal((2, *plane.shape))
+        noisy = plane * np.exp(np.clip(log_sensitivity, -1, 1)) + real + 1j * imaginary
+        acquired[k] = np.abs(np.fft.ifft(np.fft.fft(noisy, axis=1) * window, axis=1))
+    return acquired
 
 
 def reconstruct(image: Array, rng: np.random.Generator, *, noise_hu: float) -> Array:

@@ -31,16 +31,18 @@ def superior_sinus(anatomy: Anatomy) -> npt.NDArray[np.bool_] | None:
     side = np.repeat([-1.0, 1.0], [len(left), len(right)])
     design = np.column_stack([np.ones(len(points)), points])
     offset, *normal = np.linalg.lstsq(design, side, rcond=None)[0]
-    grids = np.ogrid[tuple(slice(n) for n in numbers.shape)]
-    distance = sum(n * g for n, g in zip(normal, grids, strict=True)) + offset
     brain_z = np.nonzero((numbers == labels.CORTEX[0]).any(axis=(0, 1)))[0]
-    inside = np.isin(numbers, anatomy.structures)
     low = int(brain_z.min() + 0.35 * np.ptp(brain_z))
-    depth = np.zeros(numbers.shape, dtype=np.float32)
-    from_below = max(low - 10, 0)
-    depth[:, :, from_below:] = ndimage.distance_transform_edt(inside[:, :, from_below:])
+    # Only the upper part of the skull and a little more, so that depths are right: distances take memory.
+    inside = np.isin(numbers, anatomy.structures)
+    inside[:, :, : max(low - round(DEPTH_MM) - 2, 0)] = False
+    (box,) = ndimage.find_objects(inside.astype(np.uint8))
+    box = tuple(slice(part.start - 1, part.stop + 1) for part in box)
+    depth = ndimage.distance_transform_edt(inside[box])
+    distance = sum(n * grid for n, grid in zip(normal, np.ogrid[box], strict=True)) + offset
     near = np.abs(distance / np.linalg.norm(normal))
+    sinus = np.zeros(numbers.shape, dtype=np.bool_)
     # Triangular in section: as wide as it is high at the vault.
-    sinus = (numbers == FLUID) & (near * DEPTH_MM + depth * HALF_WIDTH_MM < HALF_WIDTH_MM * DEPTH_MM)
+    sinus[box] = near * DEPTH_MM + depth * HALF_WIDTH_MM < HALF_WIDTH_MM * DEPTH_MM
     sinus[:, :, :low] = False
-    return np.asarray(sinus)
+    return np.asarray(sinus & (numbers == FLUID))

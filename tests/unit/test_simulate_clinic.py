@@ -18,8 +18,12 @@ from analysis import cli
 from analysis.errors import ConfigurationError, DataError
 from analysis.intake import bids as intake_bids
 from analysis.intake import dicom as intake_dicom
-from analysis.simulate import anatomy, build, clinic, patients
+from analysis.intake.index import Index
+from analysis.intake.sources.folder import Folder
+from analysis.simulate import anatomy, build, clinic, dicom, patients, protocols
 from analysis.simulate.clinic import Group, Planned
+from analysis.simulate.geometry import ORIENTATIONS, Stack
+from analysis.simulate.tissues import Sequence
 from synthsr import labels
 
 CONFIGURATIONS = sorted((Path(__file__).parents[2] / "config").glob("clinic*.yaml"))
@@ -106,6 +110,36 @@ def test_only_what_is_missing_is_made_again(made: Path, base: Path) -> None:
     assert all("SIM0002" in path.as_posix() for path in changed)
 
 
+def test_an_error_stops_everybody(tmp_path: Path) -> None:
+    """The first patient has a tumour and no cerebrum for it: the others are not made before that is told."""
+    without = np.where(np.isin(numbers(), labels.CORTEX), 24, numbers()).astype(np.uint16)
+    path = tmp_path / "head.nii.gz"
+    nib.save(nib.Nifti1Image(without, np.eye(4)), path)
+    config = dataclasses.replace(SMALL, patients=20, groups=(TUMOUR, Group()))
+    with pytest.raises(DataError, match="SIM0001 has no cerebral cortex"):
+        build.build(config, anatomies=[path], out=tmp_path / "clinic", jobs=2)
+    assert len(list((tmp_path / "clinic").glob("patients/*"))) < 5
+
+
+def test_picture_of_a_ct_is_no_ct(tmp_path: Path) -> None:
+    patient = patients.draw(SMALL)[0]
+    stack = Stack(*ORIENTATIONS["axial"], np.zeros(3), 16, 1.0, 1, 3.0, 3.0)
+    series = protocols.Series("capture", "axial", (stack,), (Sequence("x_ray", 0, 0),), 3.0)
+    dicom.write_series(
+        tmp_path / "picture",
+        [np.zeros((1, 16, 16), dtype=np.float32)],
+        series,
+        patient=patient,
+        visit=patient.visits[0],
+        vendor=protocols.VENDORS[0],
+        number=12,
+        uids=dicom.uid_maker("a test"),
+    )
+    header = pydicom.dcmread(tmp_path / "picture" / "00001.dcm")
+    assert "RescaleIntercept" not in header and "ImagePositionPatient" not in header
+    assert header.SeriesTime == "101200" and header.AcquisitionTime.startswith("101200")
+
+
 def test_what_somebody_else_put_there_stays(base: Path, tmp_path: Path) -> None:
     for name, text in (("MRN4711", '{"key": ""}'), ("SIM0007", '{"name": "theirs"}'), ("SIM0008", "text")):
         record, study = tmp_path / "patients" / f"{name}.json", tmp_path / "dicom" / name / "1.dcm"
@@ -166,10 +200,11 @@ def test_converted_scans_lie_as_rendered(archive: Path, tmp_path: Path) -> None:
                 assert (header.pixel_array.astype(int) + intercept == plane[::i_step, ::j_step].T).all()
 
 
-def test_intake_knows_every_series(archive: Path) -> None:
+def test_intake_knows_every_series(archive: Path, tmp_path: Path) -> None:
     """Contrast by physics; what is no scan is left out for what it is, and a copy does not count."""
     scans = pd.read_table(archive / "scans.tsv").set_index("kind")
-    found = {series.series_uid: series for series in intake_dicom.find_series(archive / "dicom")}
+    source, index = Folder(archive / "dicom", unpacked=tmp_path / "unpacked"), Index(tmp_path / "index.sqlite")
+    found = {series.series_uid: series for series in intake_dicom.find_series(source, index, processes=1)}
     assert set(found) == set(scans.series_uid)
     expected = {"MPRAGE": "T1w", "T1CE": "T1w", "T2w": "T2w", "PDw": "PDw", "FLAIR": "FLAIR", "CT": "ct", "T1w": "T1w"}
     for kind, contrast in expected.items():
@@ -179,7 +214,7 @@ def test_intake_knows_every_series(archive: Path) -> None:
     for kind, reason in reasons.items():
         assert reason in found[scans.series_uid[kind]].reason, kind
     assert scans.series_uid["duplicate"] == scans.series_uid["T1w"]
-    assert len(found[scans.series_uid["T1w"]].paths) == scans.slices["T1w"]
+    assert len(list(found[scans.series_uid["T1w"]].paths)) == scans.slices["T1w"]
 
 
 def test_projection_is_the_brightest_around(archive: Path) -> None:
@@ -259,7 +294,7 @@ def test_command(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("patients: 0", "patients"),
         ("seed: one", "seed"),
         ("seed: true", "seed"),
-        ("truth_mm: 0.3", "truth_mm"),
+        ("truth_mm: 0", "truth_mm"),
         ("groups: [{youngest_years: 95}]", "youngest_years"),
         ("groups: [{diagnosis: Flu}]", "Flu"),
         ("groups: []", "groups"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,19 +59,22 @@ def test_confined_flow_has_its_divergence_and_leaves_the_outside_alone() -> None
     )
 
 
-@pytest.mark.parametrize("age_years", [22.0, 88.0])
-def test_prescribed_volumes_are_reached_without_folding(base: anatomy.Anatomy, age_years: float) -> None:
-    """Within 3 % on average and 8 % for each of these structures, of which the smallest has 0.15 ml."""
-    ratio = courses.prescribed_log_ratio(base, courses.ageing(age_years, anatomy_age_years=30))
+@pytest.mark.parametrize(("age_years", "ventricles"), [(22.0, 0.0), (88.0, 0.3)])
+def test_prescribed_volumes_are_reached_without_folding(
+    base: anatomy.Anatomy, age_years: float, ventricles: float
+) -> None:
+    """Within 2.5 % on average and 6 % for each of these structures; ventricles become five times as large."""
+    logs = courses.ageing(age_years, anatomy_age_years=30)
+    ratio = courses.prescribed_log_ratio(base, logs | {n: logs[n] + ventricles for n in (4, 43)})
     variation = deform.random_velocity(np.random.default_rng(2), base.grid_shape, sd=0.5, length=8)
-    warp = deform.fit(base.fractions, ratio, variation, steps=6)
-    assert deform.jacobian(warp.pull).min() > 0
+    pull = deform.fit(base.fractions, ratio, variation, steps=4)
+    assert deform.jacobian(pull).min() > 0
     patient = patients.draw(SMALL)[0]
-    head = render.place(base, warp, patient, patient.visits[0], rng=np.random.default_rng(3))
+    head = render.place(base, pull, patient, patient.visits[0], rng=np.random.default_rng(3))
     measured = render.true_volumes_mm3(head, step_mm=0.5).sum(axis=0)
     error = np.abs(measured / (np.exp(ratio) * base.volumes_mm3 * head.scale_cubed) - 1)
-    assert error.mean() < 0.03
-    assert error.max() < 0.08
+    assert error.mean() < 0.025
+    assert error.max() < 0.06
     assert measured.sum() == pytest.approx(patient.icv_mm3, rel=0.02)
 
 
@@ -87,6 +92,10 @@ def test_truth_is_the_count_on_the_deformed_label_map(base: anatomy.Anatomy) -> 
     measured = render.true_volumes_mm3(head, step_mm=1)
     assert measured[0] == pytest.approx(counts, rel=0.01)
     assert not measured[1:].any(), "no lesion"
+    # The spacing is the scanner's: a head twice as large is counted at as many points.
+    large = replace(head, to_base=head.to_base * [0.5, 0.5, 0.5, 1])
+    fine = render.true_volumes_mm3(head, step_mm=0.5)
+    assert render.true_volumes_mm3(large, step_mm=1) == pytest.approx(8 * fine)
 
 
 def test_ages_shape_the_brain(base: anatomy.Anatomy) -> None:
@@ -139,3 +148,6 @@ def test_spinal_fluid_is_not_intracranial() -> None:
     tall = np.zeros((5, 5, 40), dtype=np.uint16)
     tall[2, 2, :30], tall[2, 2, 30:] = 24, 16
     assert (anatomy.without_spine(tall)[2, 2] == [512] * 20 + [24] * 10 + [16] * 10).all()
+    tall[1, 2, 25:], tall[3, 2, 35:] = 41, 3
+    assert (anatomy.without_spine(tall)[1, 2] == [0] * 25 + [512] * 5 + [41] * 10).all(), "no cerebrum below the stem"
+    assert (tall[3, 2] == [0] * 35 + [3] * 5).all()

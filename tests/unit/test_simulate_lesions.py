@@ -7,6 +7,7 @@ import pytest
 import torch
 from simulated_head import SMALL, STROKE, TUMOUR, numbers
 
+from analysis.errors import DataError
 from analysis.simulate import anatomy, deform, heads, landmarks, lesions, patients, render
 from analysis.simulate.patients import Patient
 from synthsr import labels
@@ -70,9 +71,11 @@ def test_volumes_are_as_prescribed_and_the_truth_says_what_is_left(base: anatomy
         assert icv["lesion_mm3"] == pytest.approx(bulk, rel=1e-3)
         assert icv["volume_mm3"] == pytest.approx(patient.icv_mm3, rel=0.02)
         assert sum(row["prescribed_mm3"] for row in rows.values()) == pytest.approx(patient.icv_mm3, rel=1e-3)
-        described = lesions.describe(lesion, visit, measured, base, shift_mm=None)
+        described = lesions.describe(lesion, visit, measured, base)
         whole = described["left_mm3"] + described["right_mm3"]
         assert whole == pytest.approx(measured[1:].sum(), abs=0.2)
+        head_size = patient.icv_mm3 / base.volumes_mm3.sum()
+        assert described["displaced_mm3"] == pytest.approx(lesion.displaced_mm3(visit) * head_size, rel=0.08)
         assert described[f"{lesion.side}_mm3"] == pytest.approx(whole)
 
 
@@ -151,6 +154,12 @@ def test_landmarks_are_the_same_points_of_the_anatomy(base: anatomy.Anatomy) -> 
         assert [row["structure"] for row in rows] == [
             labels.by_number()[int(n)].name for n in base.numbers[tuple(points.astype(int).T)]
         ]
+
+
+def test_no_lesion_without_a_cerebrum() -> None:
+    without = anatomy.make(np.where(np.isin(numbers(), labels.CORTEX), 24, numbers()).astype(np.uint16), grid_mm=2)
+    with pytest.raises(DataError, match="no cerebral cortex"):
+        lesions.draw(CLINIC, without, TUMOURS[0])
 
 
 def test_the_well_have_no_lesion(base: anatomy.Anatomy) -> None:

@@ -19,7 +19,7 @@ WHITE, GREY, FLUID = "Cerebral-White-Matter", "Cerebral-Cortex", "CSF"
 @pytest.fixture(scope="module")
 def head() -> render.Head:
     base = anatomy.make(numbers(), grid_mm=2)
-    still = deform.Warp(np.zeros((3, *base.grid_shape), dtype=np.float32))
+    still = np.zeros((3, *base.grid_shape), dtype=np.float32)
     patient = patients.draw(SMALL)[0]
     turned = replace(patient.visits[0], rotation=patients.rotation(np.array([0.15, -0.1, 0.2])))
     return render.place(base, still, patient, turned, rng=np.random.default_rng(1))
@@ -155,11 +155,53 @@ def test_stack_covers_the_intracranial_space(head: render.Head) -> None:
     assert height.max() <= (stack.slices - 1) * 5.0
 
 
+def test_partial_coverage_is_from_below(head: render.Head) -> None:
+    whole, half = (
+        protocols.cover(head, "axial", np.eye(3), matrix=64, pixel_mm=1.0, spacing_mm=3.0, thickness_mm=3.0, coverage=c)
+        for c in (1.0, 0.5)
+    )
+    assert half.slices == pytest.approx(whole.slices / 2, abs=0.5)
+    assert half.position_mm(0) == pytest.approx(whole.position_mm(0))
+
+
+def test_reference_holds_the_scalp(head: render.Head) -> None:
+    order = patients.Order("MPRAGE", "sagittal", 0.0, 1.0)
+    (stack,) = protocols.scan(SMALL, head, order, np.random.default_rng(1)).stacks
+    height = (head.points_mm * FLIP - stack.position_mm(0)) @ stack.normal
+    assert height.min() >= 0 and height.max() <= stack.slices - 1
+
+
+def test_points_are_carried_where_the_head_is_pressed_together(head: render.Head) -> None:
+    """To a third of the base's size, or to three times that."""
+    middle = head.anatomy.centre
+    nodes = deform.lattice(head.anatomy.grid_shape).numpy() * 2 + 0.5
+    for factor in (3.0, 1 / 3):
+        pull = torch.from_numpy(((factor - 1) * (nodes - middle)).astype(np.float32)).movedim(-1, 0)
+        pressed = replace(head, pull_mm=pull)
+        points = middle + np.array([[4.0, 0, 0], [-3, 5, 2], [0, -4, -6]])
+        assert pressed.carried_mm(points) == pytest.approx(
+            head.carried_mm(middle + (points - middle) / factor), abs=0.02
+        )
+
+
 def test_noise_is_rician() -> None:
     stack = Stack(*ORIENTATIONS["axial"], np.zeros(3), 64, 1.0, 20, 3.0, 3.0)
     empty = np.zeros((20, 64, 64), dtype=np.float32)
     image = render.acquire(empty, stack, np.random.default_rng(1), noise=2.0, bias=0)
     assert image.mean() == pytest.approx(2 * np.sqrt(np.pi / 2), rel=0.02), "Rayleigh where there is no signal"
+    image = render.acquire(empty + 100, stack, np.random.default_rng(1), noise=2.0, bias=0)
+    assert image.std() == pytest.approx(2, rel=0.02), "Gaussian where there is much"
+    assert np.corrcoef(image[:, :, 1:].ravel(), image[:, :, :-1].ravel())[0, 1] > 0.15, "lines left out hold no noise"
+    assert abs(np.corrcoef(image[:, 1:].ravel(), image[:, :-1].ravel())[0, 1]) < 0.02
+
+
+def test_bias_is_as_large_as_asked() -> None:
+    stack = Stack(*ORIENTATIONS["axial"], np.zeros(3), 3, 70.0, 1, 3.0, 3.0)
+    even = np.ones((1, 3, 3), dtype=np.float32)
+    logs = [
+        np.log(render.acquire(even, stack, np.random.default_rng(n), noise=0, bias=0.2)[0, 2, 1]) for n in range(900)
+    ]
+    assert np.std(logs) == pytest.approx(0.2, rel=0.08)
 
 
 def test_trembling_blurs_along_the_phase_direction_and_none_does_nothing() -> None:
