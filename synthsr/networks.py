@@ -23,6 +23,8 @@ NORM_EPSILON = 1e-3
 #: Distances to the brain's boundary are told up to here, as in SynthStrip (Hoopes et al. 2022), whose published network
 #: tells them in a band of 4–5 mm. Also the unit in which the head learns them: a range of ±1 is near for Adam's steps.
 DISTANCE_LIMIT_MM = 5.0
+#: Planes of the network's own grid whose answers are in memory at a time; those of the whole grid are gigabytes.
+SLAB_PLANES = 4
 
 
 @dataclass(frozen=True)
@@ -266,11 +268,7 @@ class UNet(nn.Module):
 
     def read_folded(self, trunk: Tensor, image: Tensor) -> Tensor:
         """As :meth:`forward_folded`, from what :meth:`trunk` made of the image."""
-        if self.config.tissues:
-            # Voxel by voxel of the blocks: all classes of all voxels at once would be the largest thing in memory.
-            folded = torch.cat([self._told(trunk, offset) for offset in range(self.config.stride**3)], dim=1)
-        else:
-            folded = F.conv3d(trunk, *self.head_rows())
+        folded = self._told_everywhere(trunk) if self.config.tissues else F.conv3d(trunk, *self.head_rows())
         added = self._added(image)
         return folded if added is None else folded + fold(added, self.config.stride)
 
@@ -286,6 +284,23 @@ class UNet(nn.Module):
         rows = slice(offset, self.config.tissues * block, block)
         weight, bias = self.head_rows()
         return F.conv3d(trunk, weight[rows], bias[rows])
+
+    def _told_everywhere(self, trunk: Tensor) -> Tensor:
+        """As :meth:`_told` for all voxels of the blocks: (n, stride³, x/stride, y/stride, z/stride)."""
+        block, tissues = self.config.stride**3, self.config.tissues
+        weight, bias = self.head_rows()
+        # Classes of a voxel side by side, where the softmax is fast.
+        rows = weight.reshape(tissues + 1, block, -1).transpose(0, 1)
+        offsets = bias.reshape(tissues + 1, block).T
+        classes, class_offsets = rows[:, :tissues].flatten(0, 1).T, offsets[:, :tissues].flatten()
+        remainder, remainder_offsets = rows[:, tissues].T, offsets[:, tissues]
+        slabs = []
+        for slab in torch.split(trunk.movedim(1, -1), SLAB_PLANES, dim=1):
+            features = slab.flatten(0, 3)
+            logits = torch.addmm(class_offsets, features, classes).reshape(-1, block, tissues)
+            told = logits.softmax(-1) @ self.tissue_grey + torch.addmm(remainder_offsets, features, remainder)
+            slabs.append(told.reshape(*slab.shape[:4], block))
+        return torch.cat(slabs, dim=1).movedim(-1, 1)
 
     def _told(self, trunk: Tensor, offset: int) -> Tensor:
         """Maps of one voxel of every block, but for the channel that is added."""
