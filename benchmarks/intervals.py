@@ -42,9 +42,9 @@ def of_statistic(table: pd.DataFrame, columns: list[str], statistic: Callable[[A
         To compute.
     """
     parts = [part[columns].to_numpy(dtype=np.float64) for _, part in table.groupby("label_map")]
-    values = [statistic(np.concatenate([parts[one] for one in draw])) for draw in resampled(len(parts))]
     if not parts:
         return [None, None, None]
+    values = [statistic(np.concatenate([parts[one] for one in draw])) for draw in resampled(len(parts))]
     return _rounded(statistic(np.concatenate(parts)), np.array(values))
 
 

@@ -107,8 +107,10 @@ def bands(*, noise: str, participants: int, cohorts: int, replicates: int) -> It
         moved = per_icv(planted) * (table["ICV"].mean() - MEAN_ICV_MM3)
         age = fit.curve["age_years"].to_numpy()
         truth, low, high = planted.curve(age) + moved, fit.curve["low_mm3"], fit.curve["high_mm3"]
-        found = {"decade": age.astype(int) // 10 * 10, "covered": (low <= truth) & (truth <= high)}
-        points.append(pd.DataFrame({"structure": name, **found, "width": (high - low) / planted.spread_mm3}))
+        inside, width = (low <= truth) & (truth <= high), (high - low) / planted.spread_mm3
+        points.append(
+            pd.DataFrame({"structure": name, "decade": age.astype(int) // 10 * 10, "covered": inside, "width": width})
+        )
         scores.append(ageing.score(table, fit.model)["z"])
         if name == "Cerebral-White-Matter":
             peaks.append([fit.summary["peak_low_years"], fit.summary["peak_high_years"]])
@@ -116,12 +118,12 @@ def bands(*, noise: str, participants: int, cohorts: int, replicates: int) -> It
     yield row("median in band", arm, "all ages", everything, COVERAGE)
     for part, found in everything.groupby("structure", sort=False):
         yield row("median in band", arm, str(part), found)
-    for decade, found in everything.groupby("decade"):
-        yield row("median in band", arm, f"{decade} to {decade + 9} years", found)
+    for decade in sorted(set(everything["decade"])):
+        yield row("median in band", arm, f"{decade} to {decade + 9} years", everything[everything["decade"] == decade])
     known = np.array(peaks)[np.isfinite(peaks).all(axis=1)]
-    inside = (known[:, 0] <= PEAK_YEARS) & (known[:, 1] >= PEAK_YEARS)
+    located = (known[:, 0] <= PEAK_YEARS) & (known[:, 1] >= PEAK_YEARS)
     yield row("peak in interval", arm, "white matter, where located",
-              pd.DataFrame({"covered": inside, "width": known[:, 1] - known[:, 0]}))  # fmt: skip
+              pd.DataFrame({"covered": located, "width": known[:, 1] - known[:, 0]}))  # fmt: skip
     for z in (-1.645, 1.645):
         beyond = pd.DataFrame({"covered": np.sign(z) * pd.concat(scores) > abs(z), "width": np.nan})
         yield row("volumes beyond centile", arm, "5" if z < 0 else "95", beyond)

@@ -420,9 +420,11 @@ def why_not(used: pd.DataFrame, structure: str, settings: Settings) -> str:
         return f"ages span {np.ptp(age):.3g} years, {settings.minimum_range_years:g} are the least"
     if not np.median(np.abs(volume - np.median(volume))) > 0:
         return "more than half of the volumes are the same"
-    design = np.column_stack([np.ones_like(age), age, covariates_of(used, structure)[1]])
-    if not linear.is_full_rank(design):
+    covariates = covariates_of(used, structure)[1]
+    if not linear.is_full_rank(np.column_stack([np.ones_like(age), age, covariates])):
         return "age, ICV and sex cannot be told apart"
+    if linear.is_explained(volume, covariates):
+        return "ICV and sex leave no scatter"
     return ""
 
 

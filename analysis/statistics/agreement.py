@@ -100,8 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("volumes", type=Path, metavar="VOLUMES.tsv", help="measured: participant_id, session_id, "
                         "[scan_id], structure, volume_mm3, [spacing_mm], [contrast]")  # fmt: skip
-    parser.add_argument("truth", type=Path, metavar="TRUTH.tsv",
-                        help="true: study_uid (or participant_id, session_id), structure, volume_mm3")  # fmt: skip
+    parser.add_argument("truth", type=Path, metavar="TRUTH.tsv", help="true: study_uid (or participant_id, "
+                        "session_id), [scan_id], structure, volume_mm3")  # fmt: skip
     parser.add_argument("--links", type=Path, metavar="TABLE.tsv",
                         help="participant_id, session_id, study_uid, for a truth known by study_uid")  # fmt: skip
     parser.add_argument("--participants", type=Path, metavar="TABLE.tsv", help="participant_id, [session_id], "
@@ -120,13 +120,14 @@ def run(arguments: argparse.Namespace) -> None:
 
     measured = cohort.read_volumes(arguments.volumes)
     true = read_truth(arguments.truth, arguments.links)
+    scans = read_scans(arguments.volumes) if "scan_id" in measured else None
     keys = list(cohort.KEYS[:2])
     pairs = measured.merge(true, on=keys, suffixes=("", " true"), validate="many_to_one")
     common = [name for name in cohort.structures(measured) if name in cohort.structures(true)]
     sessions = pairs.drop(columns="scan_id", errors="ignore").groupby(keys, as_index=False).median()
     groups = [Group("session", EVERYTHING, EVERYTHING, sessions)]
-    if "scan_id" in pairs:
-        groups += scan_groups(pairs.merge(read_scans(arguments.volumes), on="scan_id"))
+    if scans is not None:
+        groups += scan_groups(pairs.merge(scans, on=list(cohort.KEYS), validate="one_to_one"))
     rows = [
         {"level": group.level, "group_by": group.group_by, "group": group.group, **compare_structure(group.pairs, name)}
         for group in groups
@@ -137,7 +138,7 @@ def run(arguments: argparse.Namespace) -> None:
         notes.append(f"{cohort.counted(len(measured) - len(pairs))} of the measured volumes without truth left out.")
     if not common:
         notes.append("The two tables have no structure in common.")
-    if len(groups) == 1:
+    if scans is None:
         notes.append("The volumes are of sessions: nothing is compared per scan.")
     slopes = pd.DataFrame(columns=list(SLOPE_COLUMNS))
     if arguments.participants is None:
@@ -162,16 +163,16 @@ def run(arguments: argparse.Namespace) -> None:
             "analysis": "agreement",
             "level": "session",
             "n_rows": len(sessions),
-            "n_scans": len(pairs) if "scan_id" in pairs else None,
+            "n_scans": None if scans is None else len(pairs),
             "n_participants": int(pairs["participant_id"].nunique()),
             "notes": notes,
-            "method": "A session's volume is the median over its scans. Difference is measured minus true. Limits of "
-            "agreement: bias ± 1.96 standard deviations of a single volume's difference (spread), between and within "
-            "participants. Percentages are of the true volume. 95 % intervals: jackknife over participants, each with "
-            "all scans, so that several scans of a participant do not narrow them, and Student's t; of correlations "
-            "after Fisher's transform, of mean error and spread after the logarithm, of limits from those of bias and "
-            "spread (Zou 2013). Slopes: least squares with age, ICV and sex, each with its own ICV, standard errors "
-            "clustered by participant (CR2, Bell & McCaffrey 2002).",
+            "method": "A session's volume, measured or true, is the median over its scans. Difference is measured "
+            "minus true. Limits of agreement: bias ± 1.96 standard deviations of a single volume's difference "
+            "(spread), between and within participants. Percentages are of the true volume. 95 % intervals: jackknife "
+            "over participants, each with all scans, so that several scans of a participant do not narrow them, and "
+            "Student's t; of correlations after Fisher's transform, of mean error and spread after the logarithm, of "
+            "limits from those of bias and spread (Zou 2013). Slopes: least squares with age, ICV and sex, each with "
+            "its own ICV, standard errors clustered by participant (CR2, Bell & McCaffrey 2002).",
             "sources": list(SOURCES),
         },
     )
@@ -182,6 +183,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def read_truth(path: Path, links: Path | None) -> pd.DataFrame:
     """Read true volumes, both sides added up, keyed by participant and session; a ``study_uid`` does not survive.
+
+    Of several scans of a session, such as two real 1 mm T1s, the median counts.
 
     Raises
     ------
@@ -194,30 +197,35 @@ def read_truth(path: Path, links: Path | None) -> pd.DataFrame:
     from . import cohort
 
     keys = list(cohort.KEYS[:2])
-    if "study_uid" not in tsv.read(path):
-        return cohort.read_volumes(path, keys=keys).drop(columns="scan_id", errors="ignore")
+    known_by = ["study_uid"] if "study_uid" in tsv.read(path) else keys
+    scans = cohort.read_volumes(path, keys=known_by).drop(columns="scan_id", errors="ignore")
+    true = scans.groupby(known_by, as_index=False).median()
+    if known_by == keys:
+        return true
     if links is None:
         raise DataError(
             f"{path}: knows sessions by study_uid; give --links a table of participant_id, session_id, study_uid"
         )
     known = tsv.read(links, columns=(*keys, "study_uid"))[[*keys, "study_uid"]]
     cohort.check_unique(known, ["study_uid"], links)
-    true = cohort.read_volumes(path, keys=["study_uid"]).merge(known, on="study_uid").drop(columns="study_uid")
-    cohort.check_unique(true, keys, links)
-    return true
+    cohort.check_unique(known, keys, links)
+    return true.merge(known, on="study_uid").drop(columns="study_uid")
 
 
 def read_scans(path: Path) -> pd.DataFrame:
-    """``scan_id``, ``spacing_mm`` (NaN if unknown) and ``contrast`` of a table of volumes, a row per scan."""
+    """Keys, ``spacing_mm`` (NaN if unknown) and ``contrast`` of a table of volumes, a row per scan."""
     import numpy as np
 
     from analysis import tsv
 
-    table = tsv.read(path, columns=("scan_id",), numbers=("spacing_mm",))
+    from . import cohort
+
+    keys = list(cohort.KEYS)
+    table = tsv.read(path, columns=keys, numbers=("spacing_mm",))
     for column, unknown in (("spacing_mm", np.nan), ("contrast", tsv.MISSING)):
         if column not in table:
             table[column] = unknown
-    return table.drop_duplicates("scan_id")[["scan_id", "spacing_mm", "contrast"]]
+    return table.drop_duplicates(keys)[[*keys, "spacing_mm", "contrast"]]
 
 
 def scan_groups(pairs: pd.DataFrame) -> Iterator[Group]:

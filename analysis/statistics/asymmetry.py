@@ -245,6 +245,7 @@ def draw(table: pd.DataFrame, rows: list[dict[str, Any]]) -> Any:
                          label=side)  # fmt: skip
             axis.axhline(row[f"{side}_mm3"] / 1000, color=colour, lw=1.2)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
         axis.set_title(f"{figures.readable(name)}, r = {row['ipsilateral_r']:.2f}", fontsize=9.5)
     figure.supxlabel("volume of the lesion (ml), with r of the ipsilateral side", fontsize=9)
     figure.supylabel("volume (ml), line: mean", fontsize=9)

@@ -17,6 +17,8 @@ KEYS = ("participant_id", "session_id", "scan_id")
 ICV = "ICV"
 #: Columns by which a hospital's table may know people; their content never leaves the private tables.
 PRIVATE_KEYS = ("study_uid", "patient_id")
+#: What stands for men (1) and women (0), as BIDS has it, in any case.
+SEXES = {"M": 1.0, "MALE": 1.0, "F": 0.0, "FEMALE": 0.0}
 #: Ages outside are taken for typing errors (years).
 PLAUSIBLE_AGE_YEARS = (0.0, 120.0)
 _SIDES = ("Left-", "Right-")
@@ -94,7 +96,7 @@ def read_people(path: Path) -> pd.DataFrame:
     Returns
     -------
     ``participant_id``, ``session_id`` where the file has it, ``age_years`` (NaN if missing or implausible), ``male``
-    (1, 0, or NaN for anything but M and F), and ``diagnosis`` where the file has it.
+    (1, 0, or NaN for anything but :data:`SEXES`), and ``diagnosis`` where the file has it.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def read_people(path: Path) -> pd.DataFrame:
         {
             **{key: table[key] for key in keys},
             "age_years": table["age_years"].where(table["age_years"].between(low, high)),
-            "male": table["sex"].str.strip().str.upper().map({"M": 1.0, "F": 0.0}).astype(float),
+            "male": table["sex"].str.strip().str.upper().map(SEXES).astype(float),
             **{key: table[key].str.strip() for key in ("diagnosis",) if key in table},
         }
     )
@@ -147,7 +149,8 @@ def read_keyed(
         check_unique(table, [private], path)
         known = tsv.read(links, columns=(*KEYS[:2], private))[[*KEYS[:2], private]]
         check_unique(known, KEYS[:2], links)
-        return known.merge(table[[private, *columns]], on=private).drop(columns=private)
+        given = table[~table[private].isin(["", tsv.MISSING])]
+        return known.merge(given[[private, *columns]], on=private).drop(columns=private)
     keys = [key for key in KEYS[:2] if key in table]
     if "participant_id" not in keys:
         raise DataError(
@@ -165,10 +168,11 @@ def per_participant(table: pd.DataFrame, by: Sequence[str] = KEYS[:1]) -> pd.Dat
     -------
     One row per participant, or per combination of ``by``, which becomes the index.
     """
-    names = [*structures(table.drop(columns=[*by, "diagnosis"], errors="ignore"))]
-    medians = table.groupby(list(by))[names].median()
+    names = structures(table.drop(columns=[*by, "diagnosis"], errors="ignore"))
+    grouped = table.groupby(list(by))
+    medians = grouped[names].median()
     if "male" in medians:
-        medians["male"] = medians["male"].where(medians["male"].isin([0, 1]))
+        medians["male"] = medians["male"].where(grouped["male"].nunique() == 1)
     return medians
 
 
@@ -180,11 +184,16 @@ def with_people(volumes: pd.DataFrame, people: pd.DataFrame) -> tuple[pd.DataFra
     The joined table, and a note for everything left out.
     """
     keys = [key for key in KEYS[:2] if key in people]
-    table = volumes.merge(people, on=keys, how="left", validate="many_to_one")
+    table = volumes.merge(people, on=keys, how="left", validate="many_to_one", indicator="found")
     notes = []
+    absent = table.pop("found") == "left_only"
+    if absent.any():
+        whose = " and ".join(keys)
+        notes.append(f"{counted(absent.sum())} left out, as the table of participants lacks their {whose}.")
+    table = table[~absent]
     if table["male"].isna().all():
         if len(table):
-            notes.append("Nobody's sex is known: volumes are not corrected for sex.")
+            notes.append("Nobody's sex (M or F) is known: volumes are not corrected for sex.")
         needed = {"age_years": "a known age"}
     else:
         needed = {"age_years": "a known age", "male": "a known sex (M or F)"}

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from . import linear
+
 if TYPE_CHECKING:
     from .voxelwise import Array
 
@@ -78,7 +80,7 @@ def harmonise(values: Array, site: npt.NDArray[np.intp], covariates: Array) -> H
     spread = covariates.std(axis=0)
     covariates = ((covariates - covariates.mean(axis=0)) / np.where(spread > 0, spread, 1))[:, spread > 0]
     whole = np.hstack([np.eye(n_sites)[site], covariates])
-    if not _is_full_rank(whole):
+    if not linear.is_full_rank(whole):
         raise ValueError("sites and covariates cannot be told apart")
     shape = (n_sites, n_measures)
     gamma, delta2, count = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape)
@@ -90,7 +92,7 @@ def harmonise(values: Array, site: npt.NDArray[np.intp], covariates: Array) -> H
         rows = rows[size[site[rows]] >= MINIMUM_PER_SITE]
         there, which = np.unique(site[rows], return_inverse=True)
         design = np.hstack([np.eye(len(there))[which], covariates[rows]])
-        if len(rows) <= design.shape[1] or not _is_full_rank(design):
+        if len(rows) <= design.shape[1] or not linear.is_full_rank(design):
             continue
         y = values[rows, g]
         coefficients = np.linalg.lstsq(design, y, rcond=None)[0]
@@ -119,10 +121,6 @@ def harmonise(values: Array, site: npt.NDArray[np.intp], covariates: Array) -> H
     adjusted = (standardised - gamma_star[site]) / np.sqrt(delta2_star[site])
     harmonised = np.where(untouched, kept, kept + sigma * adjusted)
     return Harmonised(harmonised, sigma * gamma_star, np.sqrt(delta2_star), untouched)
-
-
-def _is_full_rank(design: Array) -> bool:
-    return bool(np.linalg.matrix_rank(design, rtol=1e-6) == design.shape[1])
 
 
 def _posterior(z: Array, gamma: Array, delta2: Array, count: Array) -> tuple[Any, Any]:

@@ -74,6 +74,11 @@ def panels(
     return figure, axes
 
 
+def slanted(needed: bool) -> dict[str, Any]:
+    """How labels of ticks that would run into each other are written, where that is ``needed``."""
+    return {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if needed else {}
+
+
 def saying(text: str) -> Figure:
     """Figure that only says why there is none."""
     from matplotlib.figure import Figure

@@ -72,8 +72,6 @@ METHODS_COLUMNS = (
 )
 #: Fewer people in a group give a documented NA.
 MINIMUM_PER_GROUP = 3
-#: A design whose least singular value is a smaller fraction of its largest cannot be fitted.
-LEAST_SINGULAR_VALUE = 1e-6
 #: Residuals below this fraction of the range are rounding.
 LEAST_RESIDUAL = 1e-9
 SOURCES = (
@@ -203,7 +201,8 @@ def named_paths(texts: Sequence[str]) -> dict[str, Path]:
 
     paths: dict[str, Path] = {}
     for text in texts:
-        given, is_named, after = text.partition("=")
+        given, equals, after = text.partition("=")
+        is_named = bool(equals) and "/" not in given
         path = Path(after if is_named else text)
         name = given if is_named else path.stem
         if name in paths:
@@ -442,7 +441,7 @@ def corrected_effect(
     import numpy as np
     from scipy import special, stats
 
-    from . import cohort
+    from . import cohort, linear
 
     names = ["age_years", "male", *([cohort.ICV] if structure != cohort.ICV else [])]
     if any(name not in table for name in names):
@@ -459,7 +458,7 @@ def corrected_effect(
     standardised = (covariates - covariates.mean(axis=0)) / covariates.std(axis=0)
     design = np.column_stack([in_first, np.ones(len(used)), standardised])
     freedom = len(used) - design.shape[1]
-    if freedom < 1 or np.linalg.matrix_rank(design, rtol=LEAST_SINGULAR_VALUE) < design.shape[1]:
+    if freedom < 1 or not linear.is_full_rank(design):
         return found, "no effect size: group, age, sex and ICV cannot be told apart"
     volume = used[structure].to_numpy(dtype=float)
     coefficients = np.linalg.lstsq(design, volume, rcond=None)[0]
@@ -492,7 +491,9 @@ def draw(
         reasons = sorted({row["note"] for row in rows})
         return figures.saying("No comparison of groups: " + ("; ".join(reasons[:2]) if reasons else "no volumes."))
     names = figures.main_structures(compared)
-    figure, axes = figures.panels(len(names), width_inch=2.6 + 0.7 * (len(tables) - 1))
+    many = len(tables) > 3
+    figure, axes = figures.panels(len(names), columns=2 if many else 4, width_inch=2.6 + 0.7 * (len(tables) - 1),
+                                  height_inch=3.0 if many else 2.3)  # fmt: skip
     rng = np.random.default_rng(0)
     colours = (figures.BLUE, figures.VERMILION)
     for axis, name in zip(axes, names, strict=True):
@@ -502,14 +503,19 @@ def draw(
                 middle = place + 0.4 * side - 0.2
                 axis.scatter(middle + rng.uniform(-0.1, 0.1, len(values)), values, s=7, color=colour, alpha=0.45,
                              linewidths=0, label=group if place == 0 else None)  # fmt: skip
+                line = {"color": colour, "lw": 0.9}
                 axis.boxplot(values, positions=[middle], widths=0.3, showfliers=False, manage_ticks=False,
-                             medianprops={"color": colour, "lw": 1.6})  # fmt: skip
+                             boxprops=line, whiskerprops=line, capprops=line,
+                             medianprops=line | {"lw": 2.2})  # fmt: skip
         ticks = [f"{method}\nAUROC {found[name, method]['auroc']:.2f}" for method in tables]
-        axis.set_xticks(range(len(tables)), ticks, fontsize=8)
+        axis.set_xticks(range(len(tables)), ticks, fontsize=8, **figures.slanted(many))
         axis.set_xlim(-0.5, len(tables) - 0.5)
         axis.set_title(figures.readable(name), fontsize=9.5)
+    figure.supxlabel(f"AUROC: probability that {levels[0]} has the larger volume", fontsize=9)
     figure.supylabel("volume (ml)", fontsize=9)
-    figure.legend(
+    legend = figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8.5
     )
+    for handle in filter(None, legend.legend_handles):
+        handle.set(alpha=1, sizes=[24])
     return figure

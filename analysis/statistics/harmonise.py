@@ -145,7 +145,7 @@ def read_sites(arguments: argparse.Namespace, wide: pd.DataFrame) -> tuple[pd.Da
     if not known.all():
         notes.append(f"{cohort.counted(int((~known).sum()))} without {column} left out.")
     table, site = table[known].reset_index(drop=True), site[known].reset_index(drop=True)
-    columns = [coding.coded(table[name]) for name in arguments.keep]
+    columns = [coding.coded(table[name], path if name in theirs else arguments.volumes) for name in arguments.keep]
     covariates = np.hstack([np.empty((len(table), 0)), *columns])
     complete = np.isfinite(covariates).all(axis=1)
     if not complete.all():
@@ -228,9 +228,8 @@ def draw(before: Array, after: Array, names: Any, number: Any, column: str) -> A
             means = np.nanmean(rows[:, measured], axis=0)
             axis.scatter(index + 0.08 * rng.standard_normal(len(means)), means, s=9, color=figures.BLUE, alpha=0.6,
                          linewidths=0)  # fmt: skip
-        axis.set_xticks(
-            range(len(names)), [str(name) for name in names], rotation=45 if len(names) > 4 else 0, fontsize=8
-        )
+        labels = [str(name) for name in names]
+        axis.set_xticks(range(len(names)), labels, fontsize=8, **figures.slanted(len(names) > 4))
         axis.set_title(title, fontsize=9.5)
         axis.axhline(0, color=figures.GREY, lw=0.8)
     axes[1].set_ylim(axes[0].get_ylim())

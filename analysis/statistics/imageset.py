@@ -38,7 +38,10 @@ def find_images(given: Sequence[Path], suffixes: Sequence[str] = io.SUFFIXES) ->
     """
     found: set[Path] = set()
     for path in given:
-        matched = [path] if path.exists() else list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        try:
+            matched = [path] if path.exists() else list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        except ValueError as error:  # ** beside other letters
+            raise DataError(f"{path}: no such file, and no pattern: {error}") from error
         here = {match for match in matched if not match.is_dir()}
         for folder in (match for match in matched if match.is_dir()):
             here |= {entry for entry in folder.iterdir() if entry.name.lower().endswith(tuple(suffixes))}
@@ -101,8 +104,9 @@ def common_grid(paths: Sequence[Path]) -> Grid:
         If an image cannot be read, or lies on another grid than most do.
     """
     grids = [_grid(path) for path in paths]
-    alike = [sum(is_same_grid(grid, other) for other in grids) for grid in _distinct(grids)]
-    common = _distinct(grids)[int(np.argmax(alike))]
+    distinct = _distinct(grids)
+    alike = [sum(is_same_grid(grid, other) for other in grids) for grid in distinct]
+    common = distinct[int(np.argmax(alike))]
     for path, grid in zip(paths, grids, strict=True):
         if not is_same_grid(grid, common):
             example = next(p for p, g in zip(paths, grids, strict=True) if is_same_grid(g, common))
@@ -162,12 +166,16 @@ def label_names(path: Path) -> dict[int, str]:
     Raises
     ------
     DataError
-        If the file is not there, or a line has no number or no name.
+        If the file is not there or not in UTF-8, or a line has no number or no name.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not a text in UTF-8: {error}; save it as such") from error
     names = {}
-    for place, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for place, line in enumerate(lines, start=1):
         if not line.strip() or line.startswith("#"):
             continue
         separator = next((mark for mark in ("|", "\t") if mark in line), None)

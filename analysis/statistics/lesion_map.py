@@ -408,30 +408,34 @@ def correlate_volume(volume_mm3: Array, scores: Array) -> list[dict[str, Any]]:
 
 
 def list_maxima(survey: Survey, symptom: SymptomMap | None, atlas: Any, regions: dict[int, str]) -> pd.DataFrame:
-    """Maxima of every count map and of both signs of the symptom map, in RAS+ mm, with the region they lie in."""
+    """Maxima of every count map and of both signs of the symptom map, in RAS+ mm, with the region they lie in.
+
+    ``n_participants`` have a lesion there; of the symptom map, and a score.
+    """
     import pandas as pd
 
     from . import imageset
 
-    named: dict[str, Any] = {f"{kind}_count": count for kind, count in survey.counts.items()}
+    # Name, values, their sign, and how many have a lesion.
+    maps: list[tuple[str, Any, int, Any]] = [
+        (f"{kind}_count", count, 1, count) for kind, count in survey.counts.items()
+    ]
     if symptom is not None:
-        statistic = symptom.spread(symptom.statistic, 0)
-        named |= {f"symptom_{symptom.letter}": statistic, f"symptom_{symptom.letter}_negative": -statistic}
+        statistic, lesioned = symptom.spread(symptom.statistic, 0), symptom.spread(symptom.n_lesioned, 0)
+        maps += [(f"symptom_{symptom.letter}", sign * statistic, sign, lesioned) for sign in (1, -1)]
     rows = []
-    for name, values in named.items():
+    for name, values, sign, lesioned in maps:
         for voxel, place in imageset.maxima(values, survey.grid.affine):
             label = int(atlas[voxel]) if atlas is not None else 0
-            value = float(values[voxel]) * (-1 if name.endswith("_negative") else 1)
             rows.append(
                 {
                     **dict(zip(("x_mm", "y_mm", "z_mm"), (round(mm, 3) + 0.0 for mm in place), strict=True)),
-                    "map": name.removesuffix("_negative"),
-                    "value": value,
-                    "n_participants": int(survey.counts[name.removesuffix("_count")][voxel] if name.endswith("_count")
-                                          else survey.counts[ALL][voxel]),
+                    "map": name,
+                    "value": sign * float(values[voxel]),
+                    "n_participants": int(lesioned[voxel]),
                     "region": regions.get(label, str(label)) if label else "",
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows, columns=list(MAXIMA_COLUMNS))
 
 
@@ -496,6 +500,7 @@ def draw(survey: Survey, symptom: SymptomMap | None, scores: Array, volume_mm3: 
         axis[1].scatter(volume_mm3 / 1000, scores, s=9, color=figures.BLUE, alpha=0.6, linewidths=0)
         axis[1].set_xscale("symlog", linthresh=1)
         axis[1].set_xlim(left=-0.1)
+        axis[1].xaxis.set_major_formatter("{x:g}")
         axis[1].set_xlabel("lesion volume (ml)", fontsize=9)
         axis[1].set_ylabel(arguments.score, fontsize=9)
         axis[1].spines[["top", "right"]].set_visible(False)

@@ -37,6 +37,8 @@ class SymptomMap:
         Two-sided: at the voxel alone, false discovery rate over all tested voxels, family-wise over permutations.
     critical
         The family-wise threshold of \\|statistic\\| at 0.05.
+    n_lesioned
+        Participants with a lesion there, of those with a score.
     n_participants
         With mask and score.
     n_patterns
@@ -51,10 +53,11 @@ class SymptomMap:
     p_fdr: Array
     p_fwe: Array
     critical: float
+    n_lesioned: npt.NDArray[np.integer[Any]]
     n_participants: int
     n_patterns: int
 
-    def spread(self, values: Array, background: float) -> npt.NDArray[np.float32]:
+    def spread(self, values: npt.NDArray[Any], background: float) -> npt.NDArray[np.float32]:
         """Values of the tested voxels on the grid, ``background`` elsewhere."""
         image = np.full(self.shape, background, dtype=np.float32)
         image.ravel()[self.voxels] = values
@@ -160,6 +163,7 @@ def map_scores(
         p_fdr=univariate.false_discovery_rates(p[which]),
         p_fwe=voxelwise.family_wise_p(r, largest)[which],
         critical=float(statistic_of(np.array([critical]))[0]),
+        n_lesioned=patterns.sum(axis=1, dtype=np.int64)[which],
         n_participants=len(used),
         n_patterns=len(patterns),
     ), notes

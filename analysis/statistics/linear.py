@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: A design whose least singular value is a smaller fraction of its largest cannot be fitted.
 LEAST_SINGULAR_VALUE = 1e-6
+#: Residuals below this fraction of the largest value are rounding.
+LEAST_RESIDUAL = 1e-9
 #: A participant's residuals are free in directions whose share of freedom is larger.
 LEAST_FREEDOM = 1e-9
 
@@ -110,6 +112,13 @@ def inference(line: Line, *, confidence: float) -> tuple[float, float, float]:
     reach = stats.t.ppf((1 + confidence) / 2, line.freedom) * error
     p_value = 2 * stats.t.sf(abs(line.slope) / error, line.freedom) if error > 0 else np.nan
     return float(line.slope - reach), float(line.slope + reach), float(p_value)
+
+
+def is_explained(y: Array, covariates: Array) -> bool:
+    """Whether the covariates (n, any number) and a constant leave nothing of ``y`` but rounding."""
+    design = np.column_stack([np.ones_like(y), _comparable(covariates)])
+    residual = y - design @ np.linalg.lstsq(design, y, rcond=None)[0]
+    return bool(np.abs(residual).max() <= LEAST_RESIDUAL * np.abs(y).max())
 
 
 def is_full_rank(design: Array) -> bool:

@@ -53,21 +53,35 @@ class Design:
         Shape (n, any number).
     told
         The contrast in words.
+    groups
+        The first and the second group; empty for a slope.
     """
 
     participants: list[str]
     variable: Array
     covariates: Array
     told: str
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Effect at every vertex of one hemisphere; NaN where not tested, shape (vertices,)."""
+    """Effect at every vertex of one hemisphere; NaN where not tested, shape (vertices,).
+
+    Attributes
+    ----------
+    slope
+        In the overlays' unit per unit of the variable.
+    t, p
+        Student's, p two-sided.
+    freedom
+        Degrees of freedom of t.
+    """
 
     slope: Array
     t: Array
     p: Array
+    freedom: int
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -239,7 +253,11 @@ def read_design(path: Path, contrast: list[str], correct: list[str], names: list
     cohort.check_unique(table, ["participant_id"], path)
     table = table.set_index("participant_id").reindex(names)
     notes = []
-    unknown = ~table[column].isin(groups) if groups else ~np.isfinite(table[column])
+    if groups:
+        table[column] = table[column].str.strip()
+    else:
+        table[column] = coding.coded(table[column], path)[:, 0]
+    unknown = ~table[column].isin(groups) if groups else table[column].isna()
     if unknown.any():
         what = "in neither group" if groups else f"without {column}"
         notes.append(f"{int(unknown.sum())} of {len(names)} participants {what} left out.")
@@ -247,14 +265,11 @@ def read_design(path: Path, contrast: list[str], correct: list[str], names: list
     for group in groups:
         if not (table[column] == group).any():
             raise DataError(f"{path}: {column} is {group} for none of the {len(names)} participants with an overlay")
-    coded = {name: coding.coded(table[name]) for name in correct}
-    lacking = np.zeros(len(table), dtype=bool)
-    for columns in coded.values():
-        lacking |= ~np.isfinite(columns).all(axis=1)
-    if lacking.any():
-        notes.append(f"{int(lacking.sum())} participants without {' or '.join(correct)} left out.")
-    kept = table[~lacking]
-    covariates = np.hstack([np.empty((len(kept), 0)), *(columns[~lacking] for columns in coded.values())])
+    covariates = np.hstack([np.empty((len(table), 0)), *(coding.coded(table[name], path) for name in correct)])
+    complete = np.isfinite(covariates).all(axis=1)
+    if not complete.all():
+        notes.append(f"{int((~complete).sum())} participants without {' or '.join(correct)} left out.")
+    kept, covariates = table[complete], covariates[complete]
     variable = (kept[column] == groups[0] if groups else kept[column]).to_numpy().astype(np.float64)
     told = f"{column}: {groups[0]} − {groups[1]}" if groups else f"slope on {column}"
     if len(kept) < 3 or np.ptp(variable) == 0:
@@ -265,7 +280,7 @@ def read_design(path: Path, contrast: list[str], correct: list[str], names: list
     left = voxelwise.residuals(variable[None], basis)
     if not voxelwise.unit(left, before=variable[None]).any():
         raise DataError(f"{path}: {told} cannot be told from {', '.join(correct)}; correct for less (--correct)")
-    return Design([str(name) for name in kept.index], variable, covariates, told), notes
+    return Design([str(name) for name in kept.index], variable, covariates, told, tuple(groups)), notes
 
 
 def fit(values: Array, variable: Array, covariates: Array, side: str) -> tuple[Effect, dict[str, Any]]:
@@ -304,7 +319,7 @@ def fit(values: Array, variable: Array, covariates: Array, side: str) -> tuple[E
     mean = np.array([_cortex_mean(column) for column in values.T])
     mean_r = voxelwise.correlations(mean[None], variable[None], basis)[:, 0]
     mean_t = voxelwise.t_of(mean_r, freedom)
-    return Effect(slope, t, p), {
+    return Effect(slope, t, p, freedom), {
         "n_vertices_tested": int(tested.sum()),
         "largest_t": float(t[tested].max(initial=-np.inf)) if tested.any() else np.nan,
         "smallest_t": float(t[tested].min(initial=np.inf)) if tested.any() else np.nan,
@@ -342,19 +357,21 @@ def draw(effects: dict[str, Effect], means: pd.DataFrame, design: Design) -> Any
     from . import figures
 
     figure, axes = figures.panels(2 * len(effects), columns=2, width_inch=4.2)
-    freedom = len(design.variable) - 2 - design.covariates.shape[1]
     rng = np.random.default_rng(0)
     for row, (side, effect) in enumerate(effects.items()):
         left, right = axes[2 * row : 2 * row + 2]
         own = means[means["hemisphere"] == side].set_index("participant_id")["mean_thickness_mm"]
-        spread = 0.06 * rng.standard_normal(len(design.variable)) * (len(np.unique(design.variable)) == 2)
-        left.scatter(design.variable + spread, own.reindex(design.participants), s=10, color=figures.BLUE, alpha=0.6,
+        aside = rng.uniform(-0.1, 0.1, len(design.variable)) if design.groups else 0
+        left.scatter(design.variable + aside, own.reindex(design.participants), s=10, color=figures.BLUE, alpha=0.6,
                      linewidths=0)  # fmt: skip
-        left.set_title(f"{side}: mean thickness (mm) by {design.told}", fontsize=9)
+        if design.groups:
+            left.set_xticks([1, 0], list(design.groups))
+            left.set_xlim(-0.6, 1.6)
+        left.set_title(f"{side}: mean thickness (mm), {design.told}", fontsize=9)
         t = effect.t[np.isfinite(effect.t)]
         if len(t):
             right.hist(t, bins=60, density=True, color=figures.BLUE, alpha=0.5)
             grid = np.linspace(min(-4.0, float(t.min())), max(4.0, float(t.max())), 200)
-            right.plot(grid, stats.t.pdf(grid, max(freedom, 1)), color=figures.GREY, lw=1.2)
+            right.plot(grid, stats.t.pdf(grid, effect.freedom), color=figures.GREY, lw=1.2)
         right.set_title(f"{side}: t at {len(t):,} vertices (line: no effect)", fontsize=9)
     return figure

@@ -278,6 +278,21 @@ def test_one_sex_unknown_sex_and_missing_values(tmp_path):
     assert "Nobody's sex" in (tmp_path / "out" / "ageing.json").read_text()
 
 
+def test_sexes_are_bids_words_and_strangers_are_said(tmp_path):
+    table = simulate(0, 40)
+    volumes, people = write_inputs(tmp_path, table)
+    assert call(volumes, people, tmp_path / "letters") == 0
+    known = tsv.read(people)
+    tsv.write(known.assign(sex=known["sex"].map({"M": "male", "F": "Female"})), people)
+    assert call(volumes, people, tmp_path / "words") == 0
+    assert (tmp_path / "letters/ageing_scores.tsv").read_text() == (tmp_path / "words/ageing_scores.tsv").read_text()
+    tsv.write(known.assign(participant_id="x" + known["participant_id"]), people)
+    assert call(volumes, people, tmp_path / "strangers") == 0
+    notes = json.loads((tmp_path / "strangers" / "ageing.json").read_text())["notes"]
+    assert notes[0] == f"{len(table)} rows left out, as the table of participants lacks their participant_id."
+    assert not any("sex" in note for note in notes)
+
+
 def test_degenerate_cohorts_give_numbers_or_a_reason():
     settings, table = ageing.Settings(replicates=100), simulate(0, 40)
     men = ["sub-3"]
@@ -291,6 +306,8 @@ def test_degenerate_cohorts_give_numbers_or_a_reason():
     assert np.isfinite(
         ageing.fit_structure(table.assign(age_years=ages), "Hippocampus", settings).curve["median_mm3"]
     ).all()
+    explained = ageing.fit_structure(table.assign(Hippocampus=0.3 * table["ICV"]), "Hippocampus", settings)
+    assert "ICV and sex leave no scatter" in explained.summary["note"] and np.isnan(explained.summary["p_value"])
     exact = ageing.fit_structure(table.assign(Hippocampus=100 - table["age_years"]), "Hippocampus", settings)
     assert exact.summary["slope_mm3_per_year"] == pytest.approx(-1)
     np.testing.assert_allclose(exact.curve["median_mm3"], 100 - exact.curve["age_years"], atol=0.01)

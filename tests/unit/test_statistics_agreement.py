@@ -233,7 +233,31 @@ def test_a_session_of_two_studies_is_refused(tables, capsys):
     tsv.write(links.assign(session_id="ses-1", participant_id="sub-0"), tables / "links.tsv")
     given = [str(tables / "volumes.tsv"), str(tables / "truth.tsv"), "--links", str(tables / "links.tsv")]
     assert cli.main(["agreement", *given, "--out", str(tables / "out")]) == 65
-    assert "links.tsv" in (message := capsys.readouterr().err) and "1.2.826" not in message
+    message = capsys.readouterr().err
+    assert "links.tsv: lines 2 and 3 are both for participant_id sub-0" in message and "1.2.826" not in message
+
+
+def test_truth_of_several_scans_is_their_median(tables):
+    truth = tsv.read(tables / "truth_by_session.tsv", numbers=("volume_mm3",))
+    scans = [truth.assign(scan_id=f"run-{run}", volume_mm3=truth["volume_mm3"] * off)
+             for run, off in enumerate((1.0, 0.2, 3.0))]  # fmt: skip
+    tsv.write(pd.concat(scans), tables / "truth_by_session.tsv")
+    assert call(tables) == 0
+    found = tsv.read(tables / "out" / "agreement.tsv", numbers=("bias_mm3", "concordance"))
+    assert found["concordance"].tolist() == pytest.approx([1, 1]) and found["bias_mm3"].abs().max() < 1e-3
+
+
+def test_scans_of_different_people_may_have_one_name(tables):
+    """As where scans are called by their run: their spacing and contrast are their own."""
+    volumes = tsv.read(tables / "volumes.tsv")
+    volumes["scan_id"] = "run-1"
+    own = {f"sub-{p}": ("T1w", 1.0) if p < 3 else ("FLAIR", 5.0) for p in range(8)}
+    kept = volumes[volumes["contrast"] == volumes["participant_id"].map({p: c for p, (c, _) in own.items()})]
+    tsv.write(kept, tables / "volumes.tsv")
+    assert call(tables) == 0
+    scans = tsv.read(tables / "out" / "agreement_scans.tsv", numbers=("n_scans",)).query("structure == 'ICV'")
+    assert scans.set_index("group")["n_scans"].to_dict() == {"all": 8, "under 2 mm": 3, "4–6 mm": 5, "FLAIR": 5,
+                                                             "T1w": 3}  # fmt: skip
 
 
 def test_missing_and_impossible_volumes_leave_their_scan_out(tables):

@@ -328,3 +328,18 @@ def test_diagnosis_does_not_disturb_ages_and_sexes(inputs):
     assert list(found.columns) == ["participant_id", "age_years", "male", "diagnosis"]
     tsv.write(tsv.read(inputs / "people.tsv").drop(columns="diagnosis"), inputs / "people.tsv")
     assert list(cohort.read_people(inputs / "people.tsv").columns) == ["participant_id", "age_years", "male"]
+
+
+def test_a_sex_that_contradicts_itself_is_unknown():
+    rows = pd.DataFrame(
+        {"participant_id": list("aaabbb"), "male": [1.0, 1, 0, 1, np.nan, 1], "ICV": [1.0, 3, 2, 4, 5, 9]}
+    )
+    found = cohort.per_participant(rows)
+    assert np.isnan(found.loc["a", "male"]) and found.loc["b", "male"] == 1 and found["ICV"].tolist() == [2, 5]
+
+
+def test_methods_are_named_and_paths_may_have_an_equals_sign():
+    found = groups.named_paths(["one=a/v.tsv", "site=x/two.tsv", "/b/site=1/three.tsv"])
+    assert {name: str(path) for name, path in found.items()} == {
+        "one": "a/v.tsv", "site": "x/two.tsv", "three": "/b/site=1/three.tsv"
+    }  # fmt: skip

@@ -184,6 +184,7 @@ def test_few_structures_are_not_pooled():
         (lambda table: table.assign(scanner="n/a"), (), 65, "leaves 0 site"),
         (lambda table: table.assign(sex=table["scanner"].map({"A": "M", "B": "F", "C": "F"})), (), 65, "told apart"),
         (lambda table: table.drop(columns="scanner"), (), 65, "lacks the column scanner"),
+        (lambda table: table.assign(age_years=["forty", *["50", "60"] * 29, "70"]), (), 65, "'forty' is not a number"),
         (lambda table: table, ("--keep", "diagnosis"), 65, "lacks the column diagnosis, and so does"),
         (lambda table: table, ("--keep", "scanner"), 78, "is the site"),
         (lambda table: pd.concat([table, table[:1]]), (), 65, "lines 2 and 62 are both for participant_id sub-000"),

@@ -65,6 +65,7 @@ def test_weights_are_repetitions():
     weighted = laplace.fit(y, basis, basis, weights=times[None].astype(float))
     repeated = laplace.fit(np.repeat(y, times), np.repeat(basis, times, axis=0), np.repeat(basis, times, axis=0))
     np.testing.assert_allclose(weighted.location, repeated.location, atol=10)
+    np.testing.assert_allclose(weighted.log_scale, repeated.log_scale, atol=0.05)
 
 
 def test_lone_oldest_patient_does_not_make_the_scale_vanish():

@@ -199,13 +199,19 @@ def test_poor_scores_are_refused_by_name(cohort, tmp_path, capsys):
 
 
 def test_missing_scores_are_left_out_and_said(cohort, tmp_path):
-    folder, _, scores = cohort
+    folder, masks, scores = cohort
     points = [f"{score}" if place % 4 else "n/a" for place, score in enumerate(scores)]
     points[1] = "inf"
     assert call(folder, tmp_path, people=change_table(folder, tmp_path / "people.tsv", points=points)) == 0
     content = json.loads((tmp_path / "lesion_map.json").read_text())
     assert content["symptom"]["n_participants"] == 29
     assert any("11 masks without points" in note for note in content["notes"])
+    known = np.array([point not in ("n/a", "inf") for point in points])
+    maxima = tsv.read(tmp_path / "lesion_maxima.tsv", numbers=("n_participants", "x_mm", "y_mm", "z_mm"))
+    for which, counted in (("symptom_z", masks[known]), ("lesion_count", masks)):
+        top = maxima[maxima["map"] == which].iloc[0]
+        i, j, k = np.rint(np.linalg.solve(GRID.affine, [top["x_mm"], top["y_mm"], top["z_mm"], 1])[:3]).astype(int)
+        assert top["n_participants"] == counted[:, i, j, k].sum()
 
 
 def test_too_few_people_give_counts_and_a_note(cohort, tmp_path):

@@ -107,6 +107,7 @@ def test_curv_format_one_hemisphere(study, tmp_path):
 def test_missing_values_are_left_out_and_said(study, tmp_path):
     folder, _, people = study
     changed = people.astype(str)
+    changed["diagnosis"] += " "
     changed.loc[0, "diagnosis"], changed.loc[1, "age_years"], changed.loc[2, "sex"] = "n/a", "n/a", "O"
     tsv.write(changed, tmp_path / "people.tsv")
     assert call(folder, tmp_path / "out", people=tmp_path / "people.tsv") == 0
@@ -124,6 +125,7 @@ def test_missing_values_are_left_out_and_said(study, tmp_path):
         ({"age_years": "n/a"}, ("diagnosis", "AD", "CN"), 65, "of 0 participants"),
         ({"score": 3}, ("score",), 65, "cannot be tested"),
         ({"score": "many"}, ("score",), 65, "is not a number"),
+        ({"age_years": [str(60 + i) for i in range(N - 1)] + ["old"]}, ("diagnosis", "AD", "CN"), 65, "'old' is not a"),
         ({"participant_id": "P00"}, ("diagnosis", "AD", "CN"), 65, "lines 2 and 3"),
         ({}, ("diagnosis", "AD"), 78, "two different values"),
         ({}, ("sex", "M", "F"), 78, "not one of --correct"),

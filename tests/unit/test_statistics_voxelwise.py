@@ -118,8 +118,9 @@ def test_images_are_found_in_folders_and_by_patterns(tmp_path):
         (tmp_path / name).touch()
     assert [path.name for path in imageset.find_images([tmp_path])] == ["a.nii", "b.nii.gz"]
     assert [path.name for path in imageset.find_images([tmp_path / "*" / "*.nii.gz"])] == ["c.nii.gz"]
-    with pytest.raises(DataError, match="no such file"):
-        imageset.find_images([tmp_path / "nothing*.nii"])
+    for pattern in ("nothing*.nii", "**.nii"):
+        with pytest.raises(DataError, match="no such file"):
+            imageset.find_images([tmp_path / pattern])
 
 
 def test_the_image_on_another_grid_is_named(tmp_path):
@@ -149,14 +150,27 @@ def test_names_of_labels(tmp_path):
     path.write_text("one two\n")
     with pytest.raises(DataError, match="line 1"):
         imageset.label_names(path)
+    path.write_bytes("1 hémisphère\n".encode("latin-1"))
+    with pytest.raises(DataError, match="UTF-8"):
+        imageset.label_names(path)
 
 
 def test_columns_become_numbers():
     import pandas as pd
 
-    ages = coding.coded(pd.Series(["40", "n/a", "400"], name="age_years"))
-    np.testing.assert_array_equal(ages, [[40], [np.nan], [np.nan]])
-    np.testing.assert_array_equal(coding.coded(pd.Series(["M", "f", "O"], name="sex")), [[1], [0], [np.nan]])
-    groups = coding.coded(pd.Series(["b", "a", "c", ""], name="diagnosis"))
+    def coded(texts, name):
+        return coding.coded(pd.Series(texts, name=name), Path("people.tsv"))
+
+    np.testing.assert_array_equal(coded(["40", "n/a", "400", "inf"], "age_years"), [[40], [np.nan], [np.nan], [np.nan]])
+    np.testing.assert_array_equal(coded(["M", "f", "O", "Male"], "sex"), [[1], [0], [np.nan], [1]])
+    groups = coded(["b", "a", "c", ""], "diagnosis")
     np.testing.assert_array_equal(groups, [[1, 0], [0, 0], [0, 1], [np.nan, np.nan]])
-    assert coding.coded(pd.Series(["n/a", ""], name="x")).shape == (2, 1)
+    assert coded(["n/a", ""], "x").shape == (2, 1)
+    # One typing error must not make a group of every age.
+    for texts, name in (
+        (["40", "forty", "41"], "age_years"),
+        (["forty", "fifty"], "age_years"),
+        (["3", "x", "4"], "x"),
+    ):
+        with pytest.raises(DataError, match=f"people.tsv: column {name}: '.*' is not a number"):
+            coded(texts, name)
