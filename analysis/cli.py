@@ -13,12 +13,16 @@ from .errors import SynthSRError, ToolError
 #: the command's help. Modules import heavy libraries inside ``run``.
 COMMANDS = {
     "simulate": "analysis.simulate.command",
+    "fetch": "analysis.intake.pacs.command",
     "inventory": "analysis.intake.command",
     "convert": "analysis.intake.convert",
+    "deidentify": "analysis.intake.deidentify",
     "synthesise": "analysis.synthesise",
     "segment": "analysis.segment",
     "gate": "analysis.gate",
     "tables": "analysis.tables",
+    "arm": "analysis.arm",
+    "doctor": "analysis.doctor",
     "ageing": "analysis.statistics.ageing",
     "agreement": "analysis.statistics.agreement",
     "groups": "analysis.statistics.groups",

@@ -3,18 +3,20 @@
 Files within the folder of an analysis, of the report, and the head of ``rawdata`` are named by their own module.
 
 A scan is known by its ``scan_id``, the BIDS name of its converted file without extension, such as
-``sub-0001_ses-01_acq-ax_run-1_T2w``: entities, then the contrast as suffix.
+``sub-k3f7q2x4mzap_ses-01_acq-ax_run-1_T2w``: entities, then the contrast as suffix.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 #: Contrasts the intake keeps, as BIDS suffixes. ``ct`` is this project's own: BIDS has none for CT.
 CONTRASTS = ("T1w", "T2w", "FLAIR", "PDw", "ct")
 #: Stages that work in batches, in order; ``select`` is written by the inventory.
 BATCH_STAGES = ("select", "convert", "synthesise", "segment")
+#: The back end that every study has; the gate measures with it. Others are in ``analysis/backends/registry.py``.
+EMBEDDED = "embedded"
 
 
 def entities(scan_id: str) -> dict[str, str]:
@@ -23,10 +25,20 @@ def entities(scan_id: str) -> dict[str, str]:
     return {**dict(pair.split("-", 1) for pair in pairs), "suffix": suffix}
 
 
-def derivative_name(scan_id: str, suffix: str) -> str:
+def derivative_name(scan_id: str, suffix: str, *, description: str = "synthsr") -> str:
     """Name of a derivative: the source's contrast moves into ``mod-``, so that T2w and FLAIR do not collide."""
     stem, _, contrast = scan_id.rpartition("_")
-    return f"{stem}_mod-{contrast}_desc-synthsr_{suffix}"
+    return f"{stem}_mod-{contrast}_desc-{description}_{suffix}"
+
+
+def description_of(path: str) -> str:
+    """What made a 1 mm image, from its name: ``…_desc-synthsr_T1w.nii.gz`` → ``synthsr``."""
+    return entities(PurePath(path).name.removesuffix(".nii.gz"))["desc"]
+
+
+def segment_stage(backend: str) -> str:
+    """Stage of a back end: ``segment`` of the embedded one, ``segment-synthseg`` of another."""
+    return "segment" if backend == EMBEDDED else f"segment-{backend}"
 
 
 def sidecar_of(image: Path) -> Path:
@@ -52,13 +64,18 @@ class Results:
         return self.root / "intake" / "series.tsv"
 
     @property
+    def low_field(self) -> Path:
+        """Low-field T1 and T2 that go together; only where there are any."""
+        return self.root / "intake" / "low_field.tsv"
+
+    @property
     def sessions(self) -> Path:
         """Age and sex per session."""
         return self.root / "intake" / "sessions.tsv"
 
     def batches(self, stage: str) -> Path:
-        """Folder of a stage's batch tables."""
-        if stage not in BATCH_STAGES:
+        """Folder of a stage's batch tables; ``stage`` one of :data:`BATCH_STAGES` or of :func:`segment_stage`."""
+        if stage not in BATCH_STAGES and not stage.startswith("segment-"):
             raise ValueError(f"unknown batch stage {stage!r}")
         return self.root / "batches" / stage
 
@@ -82,28 +99,52 @@ class Results:
         """Synthetic 1 mm T1."""
         return self.anat("synthsr", scan_id) / f"{derivative_name(scan_id, 'T1w')}.nii.gz"
 
-    def segmentation(self, scan_id: str) -> Path:
-        """Label map of the embedded segmenter."""
-        return self.anat("segmentation-embedded", scan_id) / f"{derivative_name(scan_id, 'dseg')}.nii.gz"
+    def interpolated(self, scan_id: str) -> Path:
+        """Scan interpolated to 1 mm, in studies without SynthSR; it stays what it is, a T2w or another."""
+        stem, _, contrast = scan_id.rpartition("_")
+        return self.anat("cubic", scan_id) / f"{stem}_desc-cubic_{contrast}.nii.gz"
 
-    def scan_volumes(self, scan_id: str) -> Path:
-        """Volumes of one scan."""
-        return self.anat("segmentation-embedded", scan_id) / f"{derivative_name(scan_id, 'volumes')}.tsv"
+    def segmentation(self, scan_id: str, *, description: str = "synthsr", backend: str = EMBEDDED) -> Path:
+        """Label map of a back end; ``description`` says what made the image it is of."""
+        name = derivative_name(scan_id, "dseg", description=description)
+        return self.anat(f"segmentation-{backend}", scan_id) / f"{name}.nii.gz"
+
+    def scan_volumes(self, scan_id: str, *, description: str = "synthsr", backend: str = EMBEDDED) -> Path:
+        """Volumes of one scan by a back end; beside it a JSON file of where they come from."""
+        name = derivative_name(scan_id, "volumes", description=description)
+        return self.anat(f"segmentation-{backend}", scan_id) / f"{name}.tsv"
+
+    def scan_surfaces(self, scan_id: str, *, description: str = "synthsr", backend: str) -> Path:
+        """Thickness and area of one scan's cortex by a back end that has them."""
+        name = derivative_name(scan_id, "surfaces", description=description)
+        return self.anat(f"segmentation-{backend}", scan_id) / f"{name}.tsv"
+
+    def subject(self, scan_id: str, *, backend: str) -> Path:
+        """FreeSurfer subject of one scan."""
+        return self.root / f"segmentation-{backend}" / "subjects" / scan_id
 
     @property
     def gate(self) -> Path:
         """Quality measures and the decision per scan."""
         return self.root / "qc" / "scans.tsv"
 
+    def tables(self, backend: str | None = None) -> Path:
+        """Folder of the tables of the study's first back end, or of another."""
+        return self.root / "tables" / backend if backend else self.root / "tables"
+
     @property
     def volumes(self) -> Path:
         """Long table of volumes, one row per scan and structure (beside it the same as Parquet)."""
-        return self.root / "tables" / "volumes.tsv"
+        return self.tables() / "volumes.tsv"
 
     @property
     def session_volumes(self) -> Path:
         """Long table of volumes, one row per session and structure: the median over its scans."""
-        return self.root / "tables" / "volumes_sessions.tsv"
+        return self.tables() / "volumes_sessions.tsv"
+
+    def arm(self, name: str) -> Path:
+        """Volumes of one arm of a comparison, one row per session and structure."""
+        return self.root / "arms" / f"{name}.tsv"
 
     def statistics(self, analysis: str) -> Path:
         """Folder of one analysis."""
@@ -145,3 +186,22 @@ class Private:
     def files(self) -> Path:
         """Every file of every series."""
         return self.root / "files.tsv"
+
+    @property
+    def index(self) -> Path:
+        """Headers of the source's files (SQLite)."""
+        return self.root / "index.sqlite"
+
+    @property
+    def unpacked(self) -> Path:
+        """What archives of the source hold."""
+        return self.root / "unpacked"
+
+    @property
+    def key(self) -> Path:
+        """Secret of the pseudonyms (mode 0600); without it earlier ones cannot be made again."""
+        return self.root / "pseudonyms.key"
+
+    def conversion(self, scan_id: str) -> Path:
+        """What dcm2niix said of a scan: its whole sidecar and its messages."""
+        return self.root / "conversions" / f"{scan_id}.json"

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import batch, cli, tsv
-from analysis.intake.command import SERIES_COLUMNS
+from analysis.intake.series import SERIES_COLUMNS
 from analysis.layout import Results
-from synthsr import labels
+from synthsr import io, labels
+from synthsr.preprocess import Grid
 
 CONTRASTS = ("T1w", "T2w", "FLAIR")
 PLANES = ("axial", "coronal", "sagittal")
@@ -96,7 +97,8 @@ def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Result
                 gate.append({**names, "stage": "convert", "included": "no", "reason": fate, "icv_mm3": np.nan})
                 continue
             small = person == 11
-            stages["synthesise"].append({**names, "status": "done", "reason": ""})
+            image = results.synthetic(scan_id).relative_to(root).as_posix()
+            stages["synthesise"].append({**names, "status": "done", "reason": "", "path": image})
             stages["segment"].append({**names, "status": "done", "reason": ""})
             icv = (0.9e6 if small else 1.4e6) + 1e5 * (person % 2) + 6e4 * rng.normal()
             gate.append(
@@ -120,11 +122,11 @@ def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Result
             for name, size in sizes.items():
                 for side in ("Left-", "Right-"):
                     true = size * (icv / 1.45e6) * (1 + 0.04 * rng.laplace())
-                    volumes.append(
-                        {**names, "structure": side + name, "volume_mm3": true * (1.02 + 0.04 * rng.normal())}
-                    )
+                    measured = true * (1.02 + 0.04 * rng.normal())
+                    spacing = series[-1]["spacing_mm"]
+                    volumes.append({**names, "structure": side + name, "volume_mm3": measured, "spacing_mm": spacing})
                     truth.append({**names, "structure": side + name, "volume_mm3": true})
-            volumes.append({**names, "structure": "ICV", "volume_mm3": icv})
+            volumes.append({**names, "structure": "ICV", "volume_mm3": icv, "spacing_mm": series[-1]["spacing_mm"]})
             truth.append({**names, "structure": "ICV", "volume_mm3": icv * 1.01})
             if person < 9:
                 _write_images(results, scan_id, head(0.6 + age / 60), affine, grey, rng)
@@ -151,7 +153,8 @@ def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Result
     columns = ["scan_id", "participant_id", "session_id", "contrast", "stage", "icv_mm3", "included", "reason"]
     tsv.write(pd.DataFrame(gate, columns=columns), results.gate)
     keys = ["participant_id", "session_id", "structure"]
-    scans = pd.DataFrame(volumes, columns=["participant_id", "session_id", "scan_id", "structure", "volume_mm3"])
+    columns = ["participant_id", "session_id", "scan_id", "structure", "volume_mm3", "contrast", "spacing_mm"]
+    scans = pd.DataFrame(volumes, columns=columns)
     tsv.write(scans, results.volumes)
     tsv.write(scans.groupby(keys, as_index=False)["volume_mm3"].median(), results.session_volumes)
     true = pd.DataFrame(truth, columns=[*keys, "volume_mm3"]).drop_duplicates(keys)
@@ -160,12 +163,74 @@ def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Result
 
 
 def run_statistics(results: Results) -> None:
-    """Run the analyses that the report shows."""
+    """Run ageing at both levels, and agreement with the truth."""
     for level, table in (("scans", results.volumes), ("sessions", results.session_volumes)):
         arguments = ["ageing", str(table), "--participants", str(results.sessions), "--replicates", "100"]
         assert cli.main([*arguments, "--out", str(results.statistics(f"ageing-{level}"))]) == 0
-    arguments = ["agreement", str(results.session_volumes), str(results.root / "truth.tsv")]
+    arguments = ["agreement", str(results.volumes), str(results.root / "truth.tsv")]
     assert cli.main([*arguments, "--out", str(results.statistics("agreement"))]) == 0
+
+
+def run_further_statistics(results: Results, *, hostile: str = "") -> None:
+    """Run those that a study asks for, on made inputs; ``hostile`` becomes part of every name that data bring along."""
+    inputs, rng = results.root.parent / "inputs", np.random.default_rng(1)
+    sessions = tsv.read(results.sessions)
+    names = list(sessions["participant_id"])
+    ill, well = f"AD{hostile}", f"Control{hostile}"
+    people = sessions.assign(
+        diagnosis=[ill if person % 3 == 0 else well for person in range(len(names))],
+        site=[f"{'ABC'[rng.integers(3)]}{hostile}" for _ in names],
+        **{f"points{hostile}": rng.integers(0, 20, len(names)), "left_mm3": rng.uniform(0, 9e3, len(names))},
+        right_mm3=10.0,
+    )
+    tsv.write(people, inputs / "people.tsv")
+
+    def run(name: str, *arguments: str | Path, out: str = "") -> None:
+        folder = results.statistics(out or name)
+        assert cli.main([name, *map(str, arguments), "--out", str(folder)]) == 0
+
+    groups = ("--participants", inputs / "people.tsv", "--groups", ill, well, "--replicates", "100")
+    run("groups", results.session_volumes, *groups)
+    measured = tsv.read(results.session_volumes, numbers=["volume_mm3"])
+    truth = tsv.read(results.root / "truth.tsv").merge(measured[["participant_id"]].drop_duplicates())
+    tsv.write(truth, results.arm("real-1mm"))
+    for arm, spread in (("synthsr", 0.02), ("cubic", 0.1)):
+        noise = 1 + spread * rng.normal(size=len(measured))
+        tsv.write(measured.assign(volume_mm3=measured["volume_mm3"] * noise), results.arm(arm))
+        run("agreement", results.arm(arm), results.arm("real-1mm"), out=f"arm-{arm}")
+    run("groups", *map(results.arm, ("real-1mm", "synthsr", "cubic")), *groups, out="arms")
+    run("asymmetry", results.session_volumes, "--lesions", inputs / "people.tsv")
+    sites = ("--participants", inputs / "people.tsv", "--site", "site")
+    run("harmonise", results.session_volumes, *sites, out="harmonise-sessions")
+
+    errors = [
+        {"pair": pair, "contrast": f"{contrast}{hostile}", "spacing_mm": spacing, "method": method,
+         "landmark": landmark, "error_mm": rng.gamma(4, factor)}
+        for pair in range(8) for contrast in ("T1", "T2") for spacing in (5, 10)
+        for method, factor in (("direct", 0.9), ("synthsr", 0.7)) for landmark in range(3)
+    ]  # fmt: skip
+    tsv.write(pd.DataFrame(errors), inputs / "errors.tsv")
+    run("landmarks", inputs / "errors.tsv", "--replicates", "200")
+
+    grid = Grid((10, 12, 8), np.array([[6.0, 0, 0, -27], [0, 6, 0, -33], [0, 0, 6, -21], [0, 0, 0, 1]]))
+    for person, name in enumerate(names[:24]):
+        mask = np.zeros(grid.shape, np.uint8)
+        mask[2:4, 3 + person % 3 : 8, 2:5] = person % 2
+        mask[6:8, 4:6, 3 + person % 2 : 6] = 1
+        io.save(mask, grid, inputs / "masks" / f"{name}_lesion.nii.gz")
+        change = rng.normal(0, 0.1, grid.shape).astype(np.float32)
+        change[3:6, 3:6, 3:6] -= 0.3 * (person % 3 == 0)
+        io.save(change, grid, inputs / "jacobians" / f"{name}_logjac.nii.gz")
+        for side in ("lh", "rh"):
+            path = inputs / "surfaces" / name / "surf" / f"{side}.thickness.mgh"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            values = rng.normal(2.5 - 0.2 * (person % 3 == 0), 0.2, (60, 1, 1)).astype(np.float32)
+            nib.save(nib.MGHImage(values, np.eye(4)), path)
+    points = ("--participants", inputs / "people.tsv", "--score", f"points{hostile}", "--permutations", "100")
+    run("lesion-map", inputs / "masks", *points, "--minimum", "5")
+    run("tbm", inputs / "jacobians", "--participants", inputs / "people.tsv", "--groups", ill, well)
+    contrast = ("--participants", inputs / "people.tsv", "--contrast", "diagnosis", ill, well)
+    run("thickness", inputs / "surfaces" / "*" / "surf" / "*.mgh", *contrast)
 
 
 def _write_images(results, scan_id, numbers, affine, grey, rng) -> None:

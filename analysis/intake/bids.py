@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 
@@ -16,11 +15,11 @@ from analysis import tsv
 from analysis.errors import DataError
 from analysis.layout import entities
 
+from . import images
 from .geometry import PLANES
 from .series import OLDEST_YEARS, Series
 
 SUFFIXES = ("T1w", "T2w", "FLAIR", "PDw")
-EXTENSIONS = (".nii.gz", ".nii", ".mgz")
 #: In tables only: the names of a dataset without sessions stay without.
 ONLY_SESSION = "ses-01"
 
@@ -66,15 +65,10 @@ def find_series(dataset: Path) -> list[Series]:
     return found
 
 
-def extension(path: Path) -> str:
-    """The image extension of a file name, ``.nii.gz`` as one; empty if it is none."""
-    return next((ending for ending in EXTENSIONS if path.name.endswith(ending)), "")
-
-
 def _images(subject: Path) -> Iterator[Path]:
     for anat in sorted([subject / "anat", *subject.glob("ses-*/anat")]):
         if anat.is_dir():
-            yield from (path.absolute() for path in sorted(anat.iterdir()) if extension(path))
+            yield from (path.absolute() for path in sorted(anat.iterdir()) if images.extension(path))
 
 
 def _people(path: Path, index: str) -> dict[str, tuple[float, str]]:
@@ -90,11 +84,6 @@ def _people(path: Path, index: str) -> dict[str, tuple[float, str]]:
     }
 
 
-def unreadable(path: Path, error: Exception) -> str:
-    """Reason of an image that cannot be read."""
-    return f"{path.name}: cannot be read as an image ({type(error).__name__}); export the scan again"
-
-
 def _lies_where_it_says(name: str, relative: Path) -> bool:
     """Whether participant and session of a file's name are those of its folders."""
     named, folders = entities(name), relative.parts[:-2]
@@ -102,7 +91,7 @@ def _lies_where_it_says(name: str, relative: Path) -> bool:
 
 
 def _judge(dataset: Path, path: Path, *, session_id: str, age_years: float, sex: str) -> Series:
-    name = path.name.removesuffix(extension(path))
+    name = path.name.removesuffix(images.extension(path))
     suffix = name.rpartition("_")[2]
     relative = path.relative_to(dataset.absolute())
     subject = relative.parts[0]
@@ -131,10 +120,10 @@ def _judge(dataset: Path, path: Path, *, session_id: str, age_years: float, sex:
             series, reason=f"{path.name}: a link to content that is not there; fetch it (datalad get) or remove it"
         )
     try:
-        image = nib.load(path)
-        shape, affine = image.shape, image.affine
-    except Exception as error:  # nibabel raises nearly anything on a damaged file
-        return replace(series, reason=unreadable(path, error))
+        with images.opened(path, whole=False) as opened:
+            shape, affine = opened.image.shape, opened.image.affine
+    except DataError as error:
+        return replace(series, reason=str(error))
     n_volumes = math.prod(shape[3:])
     if len(shape) < 3 or n_volumes > 1:
         return replace(

@@ -1,61 +1,51 @@
-"""Decides what a series shows and whether it is used: physics first, text second.
+"""Decides what a series shows and whether it is used, by the rules of ``config/series_rules.yaml``.
 
-Sites name their series as they like; repetition, echo and inversion times are what was measured.
+Physics first, text second: sites name their series as they like; repetition, echo and inversion times are what was
+measured.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from analysis.errors import ConfigurationError
 
 from .geometry import Stack
 
-#: Fewer slices than this are no scan of a brain.
-FEWEST_SLICES = 10
-#: Least field of view in the slice (a head is 150 mm wide) and across the slices (thick slices may miss the vertex).
-LEAST_IN_PLANE_MM = 140.0
-LEAST_COVERAGE_MM = 90.0
-#: Fluid is nulled at 1500 ms and later, fat at 80–350 ms.
-FLAIR_TI_MS = 1500.0
-STIR_TI_MS = (80.0, 350.0)
-#: FLAIR is T2-weighted besides.
-FLAIR_TE_MS, FLAIR_TR_MS = 70.0, 4000.0
-#: Spin echo: up to this TR it is T1-weighted, from the second on it is not.
-T1_TR_MS, T2_TR_MS = 1200.0, 1500.0
-#: Below the first echo time T1 or proton density show, from the second on T2; between, text decides.
-SHORT_TE_MS, T2_TE_MS = 45.0, 60.0
-#: Gradient echoes later than this are T2*-weighted.
-GRADIENT_T1_TE_MS = 12.0
-#: Steady-state free precession without spoiling, as used for nerves and vessels, has at least this flip angle.
-BALANCED_FLIP_DEGREES = 25.0
-#: Diffusion weightings from here on are no anatomical scan.
-LEAST_B_VALUE_S_PER_MM2 = 1.0
+#: The rules that are used unless others are given.
+RULES = Path(__file__).parents[2] / "config" / "series_rules.yaml"
 
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-DERIVED_TYPES = {"PROJECTION IMAGE", "MIP", "MIN IP", "MNIP", "CPR", "CSA MPR", "CSA RESAMPLED", "SCREEN SAVE"}
-PARAMETER_MAPS = {"ADC", "FA", "TRACEW", "EADC", "T1 MAP", "T2 MAP", "T2_STAR", "RCBV", "RCBF", "MTT", "TTP", "CBF"}
-NOT_MAGNITUDE = {"P", "PHASE", "PHASE MAP", "REAL", "IMAGINARY"}
-DIFFUSION_TYPES = {"DIFFUSION", "TENSOR", "DFC"}
-OTHER_BODY_PARTS = {
-    *("SPINE", "CSPINE", "TSPINE", "LSPINE", "SSPINE", "LSSPINE", "NECK", "CHEST", "THORAX", "HEART", "BREAST"),
-    *("ABDOMEN", "PELVIS", "HIP", "KNEE", "ANKLE", "FOOT", "SHOULDER", "ELBOW", "WRIST", "HAND", "PROSTATE", "LIVER"),
+NUMBERS = {
+    *("tr_ms", "te_ms", "ti_ms", "flip_degrees", "b_value", "field_tesla", "samples_per_pixel", "rows", "columns"),
+    *("n_images", "n_slices", "n_volumes", "n_orientations", "images_per_orientation", "missing_slices"),
+    *("duplicate_slices", "tilt_degrees", "oblique_degrees", "spacing_mm", "width_mm", "coverage_mm"),
 }
+WORDS = {
+    *("modality", "image_type", "scanning_sequence", "sequence_variant", "body_part", "conversion_type", "burned_in"),
+    "contrast",
+}
+TEXTS = {"text", "sop_class", "sequence_name", "agent"}
+FLAGS = {"is_angiography", "is_placed", "is_even"}
+#: Lists of the file, with what their rules say besides name and conditions.
+LISTS = {
+    "kinds": {"contrast", "reason"},
+    "contrasts": {"contrast"},
+    "contrast_agent": {"contrast_agent"},
+    "faults": {"reason"},
+}
+#: What a pattern may not have: it would carry any word of a header into a public table.
+_WILDCARD = re.compile(r"(?<!\\)\.|\\[wD]|\[\^")
+#: Elements of which the evidence tells only that they matched.
+_UNQUOTED = {"agent", "sop_class"}
 
-_LOCALIZER = re.compile(r"\b(loc|localizers?|localisers?|scout|survey|(3|tri)[- ]?plane|plane[- ]?loc)\b")
-_DIFFUSION = re.compile(r"\b(dwi|dti|diff|diffusion|adc|trace|tracew)\b")
-_TIME_SERIES = re.compile(r"\b(bold|fmri|rest|resting|perf|perfusion|pwi|dsc|dce|asl|pcasl|pasl)\b")
-_OTHER = re.compile(
-    r"\b(tof|mra|mrv|angio|swi|swan|venobold|hemo|t2star|ciss|fiesta|trufi|stir|dir|mrs|svs|csi|"
-    r"fieldmap|field map|gre field mapping|b0 ?map|b1 ?map|mip|minip|spine|orbits?|iac|pituitary|sella)\b|t2\*"
-)
-_BY_TEXT = (
-    ("T1w", re.compile(r"\b(t1|t1w|mprage|mp ?rage|bravo|spgr|fspgr|tfl3d)\b")),
-    ("FLAIR", re.compile(r"flair|dark[- ]?fluid|tirm")),
-    ("PDw", re.compile(r"\b(pd|pdw|proton)\b")),
-    ("T2w", re.compile(r"\b(t2|t2w)\b")),
-)
+Facts = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,165 +54,270 @@ class Protocol:
 
     Attributes
     ----------
-    modality, sop_class, image_type, body_part, samples_per_pixel
+    modality, sop_class, image_type, body_part, conversion_type, burned_in, samples_per_pixel
         Kind of image; words in upper case.
     scanning_sequence, sequence_variant, sequence_name, is_angiography
         Kind of sequence.
     text
         Series description and protocol name in lower case. Private: it may hold anything.
-    tr_ms, te_ms, ti_ms, flip_degrees, b_value_s_per_mm2
-        Physics.
+    agent
+        Contrast agent in lower case. Private as well.
+    tr_ms, te_ms, ti_ms, flip_degrees, b_value, field_tesla
+        Physics; ``b_value`` in s/mm².
     """
 
     modality: str = ""
     sop_class: str = ""
     image_type: tuple[str, ...] = ()
     body_part: str = ""
+    conversion_type: str = ""
+    burned_in: str = ""
     scanning_sequence: tuple[str, ...] = ()
     sequence_variant: tuple[str, ...] = ()
     sequence_name: str = ""
     is_angiography: bool = False
     samples_per_pixel: int = 1
     text: str = ""
+    agent: str = ""
     tr_ms: float = math.nan
     te_ms: float = math.nan
     ti_ms: float = math.nan
     flip_degrees: float = math.nan
-    b_value_s_per_mm2: float = math.nan
-
-    @property
-    def words(self) -> str:
-        """The text with underscores and the like as spaces, so that words have boundaries."""
-        return re.sub(r"[^a-z0-9*]+", " ", self.text).strip()
+    b_value: float = math.nan
+    field_tesla: float = math.nan
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a series shows, and why it is left out (empty: it is kept)."""
+    """What a series shows, why it is left out (empty: it is kept), what told so, and whether an agent was given."""
 
     contrast: str
-    reason: str = ""
+    reason: str
+    evidence: str
+    contrast_agent: str
 
 
-def judge(protocol: Protocol, stack: Stack | None, *, rows: int, columns: int, in_plane_mm: Sequence[float]) -> Verdict:
-    """Contrast and decision of a series; the first rule that objects gives the reason.
+@dataclass(frozen=True)
+class Rule:
+    """One rule: it fits if all of ``when`` hold and none of ``unless``.
+
+    Attributes
+    ----------
+    name
+        For the evidence.
+    when, unless
+        Conditions on a fact by its name; each gives what it found as text, or None where it does not hold.
+    says
+        ``contrast``, ``reason`` or ``contrast_agent``.
+    is_text
+        Whether it looks at free text.
+    """
+
+    name: str
+    when: Mapping[str, Callable[[Any], str | None]]
+    unless: Mapping[str, Callable[[Any], str | None]]
+    says: Mapping[str, str]
+    is_text: bool
+
+    def evidence(self, facts: Facts) -> str | None:
+        """Name and what was found, or None if the rule does not fit."""
+        found = []
+        for key, condition in self.when.items():
+            text = condition(facts.get(key))
+            if text is None:
+                return None
+            found.append(f"{key} {text}")
+        if any(condition(facts.get(key)) is not None for key, condition in self.unless.items()):
+            return None
+        return f"{self.name} ({', '.join(found)})" if found else self.name
+
+
+class Rules:
+    """The rules of a file.
 
     Parameters
     ----------
-    protocol
-        How it was made.
-    stack
-        Where its slices lie; None if the header does not say.
-    rows, columns, in_plane_mm
-        Size of a slice, and its row and column spacing.
+    path
+        The YAML file.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not there, or a rule has a condition or range that does not exist.
     """
-    if protocol.modality not in ("MR", "CT"):
-        return Verdict("other", f"modality {protocol.modality or '(unknown)'} is neither MR nor CT")
-    if rows == 0 or columns == 0:
-        return Verdict("other", "holds no image")
-    for rule in (_kind_of_image, _kind_of_sequence):
-        if verdict := rule(protocol):
-            return verdict
-    if stack is None:
-        return Verdict("derived", "the header gives no position, orientation or pixel size")
-    if stack.n_orientations > 1:
-        return Verdict("localizer", f"localizer: slices in {stack.n_orientations} orientations")
-    contrast = "ct" if protocol.modality == "CT" else contrast_of(protocol)
-    return Verdict(contrast, geometry_fault(stack, rows, columns, in_plane_mm) or _contrast_fault(contrast))
 
+    def __init__(self, path: Path = RULES) -> None:
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigurationError(f"{path}: no such file of rules; give one by --rules") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}: not readable as YAML: {error}") from error
+        if not isinstance(content, dict) or set(content) != set(LISTS):
+            raise ConfigurationError(f"{path}: expected the lists {', '.join(LISTS)}")
+        self.lists: dict[str, list[Rule]] = {}
+        for name, said in LISTS.items():
+            try:
+                self.lists[name] = [_rule(entry, said) for entry in content[name]]
+            except (ValueError, TypeError, AttributeError, KeyError, re.error) as error:
+                raise ConfigurationError(f"{path}: {name}: {error}") from error
 
-def geometry_fault(stack: Stack, rows: int, columns: int, in_plane_mm: Sequence[float]) -> str:
-    """Why a stack of slices is no scan of a whole brain, or empty."""
-    if stack.n_volumes > 1:
-        return f"more than three dimensions: {stack.n_volumes} images at one position"
-    if stack.n_slices < FEWEST_SLICES:
-        return f"{stack.n_slices} slices, fewer than {FEWEST_SLICES}"
-    if stack.missing_slices:
-        return f"{stack.missing_slices} slices are missing"
-    if not stack.is_even:
-        return "slices are unevenly spaced"
-    width_mm = min(rows * in_plane_mm[0], columns * in_plane_mm[1])
-    if width_mm < LEAST_IN_PLANE_MM:
-        return f"field of view {width_mm:.0f} mm in the slice, less than {LEAST_IN_PLANE_MM:.0f} mm"
-    coverage_mm = stack.n_slices * stack.spacing_mm
-    if coverage_mm < LEAST_COVERAGE_MM:
-        return f"field of view {coverage_mm:.0f} mm across the slices, less than {LEAST_COVERAGE_MM:.0f} mm"
-    return ""
+    def judge(
+        self,
+        protocol: Protocol,
+        stack: Stack | None,
+        *,
+        rows: int,
+        columns: int,
+        in_plane_mm: Sequence[float],
+        n_images: int,
+    ) -> Verdict:
+        """Contrast and decision of a series; the first rule that objects gives the reason.
 
+        Parameters
+        ----------
+        protocol
+            How it was made.
+        stack
+            Where its slices lie; None if the header does not say.
+        rows, columns, in_plane_mm
+            Size of a slice, and its row and column spacing.
+        n_images
+            Slices or frames.
+        """
+        facts = _facts(protocol, stack, rows=rows, columns=columns, in_plane_mm=in_plane_mm, n_images=n_images)
+        agent = self._first("contrast_agent", facts)
+        contrast_agent = agent[0].says["contrast_agent"] if agent else "n/a"
+        if kind := self._first("kinds", facts):
+            rule, evidence = kind
+            reason = rule.says["reason"].format(**_quotable(facts))
+            return Verdict(rule.says["contrast"], reason, evidence, contrast_agent)
+        contrast, evidence = self._contrast(facts)
+        facts["contrast"] = (contrast,)
+        if agent:
+            evidence += f"; {agent[1]}"
+        fault = self._first("faults", facts)
+        reason = fault[0].says["reason"].format(**_quotable(facts)) if fault else ""
+        return Verdict(contrast, reason, evidence, contrast_agent)
 
-def contrast_of(protocol: Protocol) -> str:
-    """Contrast of an anatomical MR series as a BIDS suffix, or ``other``."""
-    return _contrast_by_physics(protocol) or _contrast_by_text(protocol) or "other"
+    def _contrast(self, facts: Facts) -> tuple[str, str]:
+        found = self._first("contrasts", facts)
+        if not found:
+            return "other", "no rule of contrast fits"
+        rule, evidence = found
+        contrast = rule.says["contrast"]
+        if not rule.is_text:
+            for other in (rule for rule in self.lists["contrasts"] if rule.is_text):
+                if (text := other.evidence(facts)) and other.says["contrast"] != contrast:
+                    return contrast, f"{evidence}, against {text}"
+                if text:
+                    break
+        return contrast, evidence
 
-
-def _kind_of_image(protocol: Protocol) -> Verdict | None:
-    types = set(protocol.image_type)
-    if "LOCALIZER" in types or _LOCALIZER.search(protocol.words):
-        return Verdict("localizer", "localizer")
-    if protocol.b_value_s_per_mm2 >= LEAST_B_VALUE_S_PER_MM2 or types & DIFFUSION_TYPES:
-        return Verdict("DWI", "more than three dimensions: diffusion weighting")
-    if protocol.sop_class.startswith(SECONDARY_CAPTURE) or "SECONDARY" in types:
-        return Verdict("derived", "secondary capture, not an acquired image")
-    if "DERIVED" in types or types & DERIVED_TYPES:
-        return Verdict("derived", "derived from other images (reformatted or projected)")
-    if protocol.samples_per_pixel != 1:
-        return Verdict("derived", "colours, not grey levels")
-    if types & PARAMETER_MAPS:
-        return Verdict("derived", "parameter map")
-    if types & NOT_MAGNITUDE:
-        return Verdict("other", "phase, real or imaginary image, not magnitude")
-    if "MOSAIC" in types:
-        return Verdict("other", "more than three dimensions: mosaic of a time series")
-    if protocol.body_part.replace(" ", "") in OTHER_BODY_PARTS:
-        return Verdict("other", "body part is not the head")
-    return None
-
-
-def _kind_of_sequence(protocol: Protocol) -> Verdict | None:
-    if protocol.modality != "MR":
+    def _first(self, name: str, facts: Facts) -> tuple[Rule, str] | None:
+        for rule in self.lists[name]:
+            evidence = rule.evidence(facts)
+            if evidence is not None:
+                return rule, evidence
         return None
-    if _DIFFUSION.search(protocol.words):
-        return Verdict("DWI", "more than three dimensions: diffusion weighting")
-    if _TIME_SERIES.search(protocol.words):
-        return Verdict("other", "more than three dimensions: time series")
-    if "EP" in protocol.scanning_sequence:
-        return Verdict("other", "echo-planar, not an anatomical scan")
-    if protocol.is_angiography or "fi3d" in protocol.sequence_name:
-        return Verdict("other", "angiography")
-    if _OTHER.search(protocol.words):
-        return Verdict("other", "contrast is none of T1w, T2w, FLAIR, PDw")
-    return None
 
 
-def _contrast_by_physics(protocol: Protocol) -> str:
-    """Contrast from the times, or empty where they do not decide (comparisons with NaN are false)."""
-    tr, te, ti = protocol.tr_ms, protocol.te_ms, protocol.ti_ms
-    is_spin = "SE" in protocol.scanning_sequence
-    is_gradient = "GR" in protocol.scanning_sequence and not is_spin
-    is_inversion = ti > 0 or "IR" in protocol.scanning_sequence
-    variant = protocol.sequence_variant
-    if is_gradient and "SS" in variant and "SP" not in variant and protocol.flip_degrees >= BALANCED_FLIP_DEGREES:
-        return "other"
-    if is_gradient:
-        return "other" if te > GRADIENT_T1_TE_MS or ti >= FLAIR_TI_MS else "T1w" if te > 0 else ""
-    if is_inversion and STIR_TI_MS[0] <= ti <= STIR_TI_MS[1]:
-        return "other"
-    if is_inversion and not ti < FLAIR_TI_MS and te >= FLAIR_TE_MS and tr >= FLAIR_TR_MS:
-        return "FLAIR"
-    if STIR_TI_MS[1] < ti < FLAIR_TI_MS and te < SHORT_TE_MS:
-        return "T1w"
-    if is_inversion:
-        return ""
-    if tr <= T1_TR_MS:
-        return "T1w" if te < SHORT_TE_MS else ""
-    if tr >= T2_TR_MS:
-        return "T2w" if te >= T2_TE_MS else "PDw" if te < SHORT_TE_MS else ""
-    return ""
+def _facts(
+    protocol: Protocol,
+    stack: Stack | None,
+    *,
+    rows: int,
+    columns: int,
+    in_plane_mm: Sequence[float],
+    n_images: int,
+) -> dict[str, Any]:
+    words = re.sub(r"[^a-z0-9*+]+", " ", protocol.text).strip()
+    facts: dict[str, Any] = {**vars(protocol), "text": words, "rows": rows, "columns": columns, "n_images": n_images}
+    facts |= {key: (facts[key],) for key in ("modality", "conversion_type", "burned_in")}
+    facts["body_part"] = (protocol.body_part.replace(" ", ""),)
+    facts["is_placed"] = stack is not None
+    if stack is not None:
+        names = ("n_slices", "n_volumes", "n_orientations", "missing_slices", "duplicate_slices", "is_even")
+        facts |= {name: getattr(stack, name) for name in (*names, "tilt_degrees", "oblique_degrees", "spacing_mm")}
+        facts["images_per_orientation"] = n_images / stack.n_orientations
+        facts["width_mm"] = min(rows * in_plane_mm[0], columns * in_plane_mm[1])
+        facts["coverage_mm"] = stack.n_slices * stack.spacing_mm
+    return facts
 
 
-def _contrast_by_text(protocol: Protocol) -> str:
-    return next((contrast for contrast, pattern in _BY_TEXT if pattern.search(protocol.words)), "")
+def _quotable(facts: Facts) -> dict[str, str]:
+    """Facts that a reason may quote: none of them is free text."""
+    numbers = {key: f"{facts[key]:.0f}" for key in NUMBERS if not math.isnan(facts.get(key, math.nan))}
+    modality = "".join(facts["modality"]) or "(unknown)"
+    return {
+        **dict.fromkeys(NUMBERS, "?"),
+        **numbers,
+        "modality": modality,
+        "contrast": "".join(facts.get("contrast", "")),
+    }
 
 
-def _contrast_fault(contrast: str) -> str:
-    return "contrast is none of T1w, T2w, FLAIR, PDw" if contrast == "other" else ""
+def _rule(entry: Mapping[str, Any], said: set[str]) -> Rule:
+    name = entry["name"]
+    unknown = set(entry) - {"name", "when", "unless"} - said
+    if unknown or said - set(entry):
+        raise ValueError(f"{name!r}: expected name, when, unless, {', '.join(sorted(said))}, found {', '.join(entry)}")
+    conditions: list[dict[str, Callable[[Any], str | None]]] = []
+    for part in ("when", "unless"):
+        given = entry.get(part, {})
+        try:
+            conditions.append({key: _condition(key, value) for key, value in given.items()})
+        except (ValueError, re.error) as error:
+            raise ValueError(f"{name!r}: {error}") from error
+    says = {key: entry[key] for key in said}
+    _check_words(says.values())
+    rule = Rule(name, conditions[0], conditions[1], says, is_text="text" in entry.get("when", {}))
+    try:
+        says.get("reason", "").format(**_quotable({"modality": ("",)}))
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{name!r}: the reason cannot quote {error}") from error
+    return rule
+
+
+def _condition(key: str, wanted: Any) -> Callable[[Any], str | None]:
+    """A condition on the fact ``key``; it gives what it found as text, or None if it does not hold."""
+    if key in FLAGS:
+        if not isinstance(wanted, bool):
+            raise ValueError(f"{key}: {wanted!r} is neither true nor false")
+        return lambda value: str(value).lower() if value is wanted else None
+    if key in NUMBERS:
+        return _number_condition(key, str(wanted))
+    if key in WORDS:
+        entries = wanted if isinstance(wanted, list) else [wanted]
+        words = {word for entry in entries for word in (entry if isinstance(entry, list) else [entry])}
+        _check_words(words)
+        return lambda value: " ".join(sorted(words & set(value or ()))) or None
+    if key in TEXTS:
+        if key not in _UNQUOTED and _WILDCARD.search(wanted):
+            raise ValueError(f"{key}: the pattern {wanted} has a wildcard, which could publish any word of a header")
+        pattern = re.compile(wanted)
+
+        def search(value: Any) -> str | None:
+            match = pattern.search(value or "")
+            if match is None:
+                return None
+            return "matches" if key in _UNQUOTED else f"'{match[0].strip()}'"
+
+        return search
+    raise ValueError(f"there is no {key} to ask for; there are {', '.join(sorted(NUMBERS | WORDS | TEXTS | FLAGS))}")
+
+
+def _check_words(words: Iterable[Any]) -> None:
+    wrong = [word for word in words if not isinstance(word, str)]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r} is no text to YAML; put it in quotes")
+
+
+def _number_condition(key: str, wanted: str) -> Callable[[Any], str | None]:
+    if wanted == "unknown":
+        return lambda value: "unknown" if value is None or math.isnan(value) else None
+    low, dots, high = wanted.partition("..")
+    if not dots:
+        raise ValueError(f'{key}: {wanted!r} is no range such as "80..350", "1500..", "..45", nor unknown')
+    least, most = float(low or "-inf"), float(high or "inf")
+    return lambda value: f"{value:.5g}" if value is not None and least <= value <= most else None

@@ -35,7 +35,9 @@ class Stack:
     n_orientations
         Distinct directions of the normal; the other attributes mean something only if it is one.
     n_slices, n_volumes
-        Distinct positions, and how many images lie at the most frequent one.
+        Distinct positions, and how many images lie at one (the median over positions).
+    duplicate_slices
+        Images beyond ``n_volumes`` at their position.
     spacing_mm
         Distance of slice centres along the normal; NaN for a single slice.
     missing_slices
@@ -44,6 +46,10 @@ class Stack:
         Whether every distance is a whole number of spacings.
     plane
         ``ax``, ``cor`` or ``sag``.
+    oblique_degrees
+        Angle between the normal and the nearest axis of the patient.
+    tilt_degrees
+        Angle between the normal and the direction in which the slices follow each other; that of a CT's gantry.
     """
 
     n_orientations: int
@@ -53,6 +59,9 @@ class Stack:
     missing_slices: int
     is_even: bool
     plane: str
+    duplicate_slices: int = 0
+    oblique_degrees: float = 0.0
+    tilt_degrees: float = 0.0
 
 
 def is_orientation(directions: Sequence[float]) -> bool:
@@ -80,19 +89,41 @@ def measure(orientations: npt.ArrayLike, positions: npt.ArrayLike) -> Stack:
     plane = PLANES[int(np.abs(normal).argmax())]
     n_orientations = _count_orientations(normals)
 
-    depths = np.sort(np.asarray(positions, float).reshape(-1, 3) @ normal)
+    oblique_degrees = _degrees(np.abs(normal).max())
+
+    places = np.asarray(positions, float).reshape(-1, 3)
+    places = places[np.argsort(places @ normal, kind="stable")]
+    depths = places @ normal
     is_new = np.diff(depths, prepend=-np.inf) > SAME_POSITION_MM
     centres, counts = depths[is_new], np.bincount(np.cumsum(is_new) - 1)
-    n_slices, n_volumes = len(centres), int(counts.max())
+    n_slices, n_volumes = len(centres), int(np.median(counts))
+    n_duplicates = int((counts - n_volumes).clip(min=0).sum())
     if n_slices == 1:
-        return Stack(n_orientations, 1, n_volumes, float("nan"), 0, True, plane)
+        return Stack(n_orientations, 1, n_volumes, float("nan"), 0, True, plane, n_duplicates, oblique_degrees)
 
+    way = places[-1] - places[0]
+    tilt_degrees = _degrees(way @ normal / np.linalg.norm(way))
     distances = np.diff(centres)
     steps = np.maximum(np.rint(distances / np.median(distances)), 1)
     # The mean over the whole stack: a median of positions rounded to 0.1 mm would stretch it.
     spacing_mm = float((centres[-1] - centres[0]) / steps.sum())
     is_even = bool((np.abs(distances - steps * spacing_mm) <= EVENNESS * spacing_mm).all())
-    return Stack(n_orientations, n_slices, n_volumes, spacing_mm, int((steps - 1).sum()), is_even, plane)
+    return Stack(
+        n_orientations=n_orientations,
+        n_slices=n_slices,
+        n_volumes=n_volumes,
+        spacing_mm=spacing_mm,
+        missing_slices=int((steps - 1).sum()),
+        is_even=is_even,
+        plane=plane,
+        duplicate_slices=n_duplicates,
+        oblique_degrees=oblique_degrees,
+        tilt_degrees=tilt_degrees,
+    )
+
+
+def _degrees(cosine: float) -> float:
+    return float(np.degrees(np.arccos(min(cosine, 1.0))))
 
 
 def _count_orientations(normals: npt.NDArray[np.float64]) -> int:

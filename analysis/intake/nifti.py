@@ -6,42 +6,42 @@ import json
 import subprocess
 import tempfile
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 from nibabel.spatialimages import SpatialImage
 
 from analysis.errors import ConfigurationError, DataError, ToolError
 from analysis.layout import sidecar_of
 from synthsr import files
 
-from .bids import extension, unreadable
+from . import acceptance, images, profile
+
+if TYPE_CHECKING:
+    from .deface import Defacer
 
 #: dcm2niix measures the spacing at the first two slices, whose positions may be rounded to 0.1 mm.
 SPACING_TOLERANCE = 0.02
 CONVERSION_LIMIT_S = 900
-#: A smaller voxel is that of an affine whose columns do not span space.
-LEAST_VOXEL_MM3 = 1e-6
-
-#: Keys of a sidecar that go on: physics, geometry, the kind of scanner. No free text, no serial number, no time.
-SIDECAR_KEYS = (
-    *("Modality", "MagneticFieldStrength", "ImagingFrequency", "Manufacturer", "ManufacturersModelName"),
-    *("BodyPart", "PatientPosition", "SoftwareVersions", "MRAcquisitionType", "ScanningSequence", "SequenceVariant"),
-    *("PulseSequenceType", "SequenceName", "ImageType", "NonlinearGradientCorrection", "SliceThickness"),
-    *("SpacingBetweenSlices", "SAR", "EchoNumber", "EchoTime", "RepetitionTime", "InversionTime", "FlipAngle"),
-    *("MTState", "SpoilingState", "SpoilingType", "PartialFourier", "BaseResolution", "PercentPhaseFOV"),
-    *("PercentSampling", "EchoTrainLength", "PhaseEncodingSteps", "FrequencyEncodingSteps", "AcquisitionMatrixPE"),
-    *("ReconMatrixPE", "ParallelReductionFactorInPlane", "ParallelReductionFactorOutOfPlane", "PixelBandwidth"),
-    *("DwellTime", "PhaseEncodingAxis", "PhaseEncodingDirection", "ReceiveCoilName", "CoilString"),
-    *("ImageOrientationPatientDICOM", "InPlanePhaseEncodingDirectionDICOM", "KVP", "ConvolutionKernel"),
-    *("ConversionSoftware", "ConversionSoftwareVersion"),
-)
+#: Sidecar keys of this project: what was mended, and what dcm2niix warned of.
+REPAIRS, WARNINGS = "IntakeRepairs", "ConversionWarnings"
 
 
-def from_dicom(paths: Sequence[Path], target: Path, *, n_slices: int, spacing_mm: float) -> None:
+def from_dicom(
+    paths: Sequence[Path],
+    target: Path,
+    *,
+    n_slices: int,
+    spacing_mm: float,
+    is_ct: bool,
+    record: Path,
+    defacer: Defacer | None = None,
+) -> None:
     """Convert a DICOM series with dcm2niix.
 
     Parameters
@@ -52,11 +52,18 @@ def from_dicom(paths: Sequence[Path], target: Path, *, n_slices: int, spacing_mm
         The ``.nii.gz`` to write; the sidecar comes beside it.
     n_slices, spacing_mm
         What the positions in the headers say; the converted image must agree.
+    is_ct
+        Whether its values must be Hounsfield units.
+    record
+        Private file for what dcm2niix said: its whole sidecar and its messages.
+    defacer
+        Removes the face, if that is wanted.
 
     Raises
     ------
     DataError
-        If the result is not one three-dimensional image of this geometry.
+        If the result is not one three-dimensional image of this geometry, or no scan of a head
+        (:mod:`.acceptance`).
     ConfigurationError
         If a file is gone.
     ToolError
@@ -69,7 +76,12 @@ def from_dicom(paths: Sequence[Path], target: Path, *, n_slices: int, spacing_mm
         output.mkdir()
         for index, path in enumerate(paths):
             (source / f"{index:06d}.dcm").symlink_to(path)
-        _dcm2niix(source, output)
+        code, messages = _dcm2niix(source, output)
+        sidecars = [_read_sidecar(path) for path in sorted(output.glob("*.json"))]
+        files.write_json(record, {"messages": messages, "sidecars": sidecars})
+        if code != 0:
+            what = "compressed pixel data that cannot be read" if "decode" in " ".join(messages) else f"code {code}"
+            raise DataError(f"dcm2niix failed: {what}; export the series again")
         found = sorted(output.glob("*.nii"))
         # Of a CT with tilted gantry dcm2niix makes a second image, sheared upright; the first has a wrong affine.
         found = [path for path in found if "_Tilt" in path.stem] or found
@@ -84,44 +96,56 @@ def from_dicom(paths: Sequence[Path], target: Path, *, n_slices: int, spacing_mm
                 f"dcm2niix made {image.shape[2]} slices {made_mm:.3f} mm apart, "
                 f"the positions say {n_slices} slices {spacing_mm:.3f} mm apart"
             )
-        _check(image, "the converted image")
-        sidecars = sorted(output.glob("*.json"))
+        repairs = acceptance.check(image, "the converted image", is_ct=is_ct)
         if len(sidecars) != 1:
             raise DataError(f"dcm2niix made {len(sidecars)} sidecars of the series, expected one")
-        _write(image, target, _read_sidecar(sidecars[0]))
+        identifiers = _identifiers(paths[0])
+        told = [text for text in messages if text.startswith("Warning") and not identifiers.are_in(text)]
+        content = profile.sidecar(sidecars[0], identifiers) | _notes(repairs, told)
+        if defacer is not None:
+            image, content = defacer(image, "the converted image", is_ct=is_ct), content | defacer.facts
+        _write(image, target, content)
 
 
-def from_bids(path: Path, target: Path) -> None:
-    """Check an image of a BIDS dataset and link it; one that is not ``.nii.gz`` is rewritten as such.
+def from_bids(path: Path, target: Path, *, defacer: Defacer | None = None) -> None:
+    """Check an image of a BIDS dataset and link it; one that is not ``.nii.gz`` or is changed is rewritten.
 
     Raises
     ------
     DataError
-        If it cannot be read, has more than three dimensions, an affine that places no volume, values that are no grey
-        levels or not finite, or only one value.
+        If it cannot be read or is no scan of a head (:mod:`.images`, :mod:`.acceptance`).
     ConfigurationError
         If it is gone.
     """
     _check_presence([path])
+    source = path.with_name(path.name.removesuffix(images.extension(path)) + ".json")
+    content = profile.sidecar(_read_sidecar(source) if source.is_file() else {})
+    with images.opened(path, whole=True) as opened:
+        is_ct = target.name.endswith("_ct.nii.gz")
+        repairs = opened.repairs + acceptance.check(opened.image, path.name, is_ct=is_ct)
+        if defacer is not None:
+            image = defacer(opened.image, path.name, is_ct=is_ct)
+            _write(image, target, content | _notes(repairs) | defacer.facts)
+        elif images.extension(path) == ".nii.gz" and len(opened.image.shape) == 3 and not repairs:
+            _link(path, target)
+            files.write_json(sidecar_of(target), content)
+        else:
+            _write(opened.image, target, content | _notes(repairs))
+
+
+def _notes(repairs: Sequence[str], told: Sequence[str] = ()) -> dict[str, list[str]]:
+    """What a sidecar says about the conversion, where there is something to say."""
+    return {key: list(texts) for key, texts in ((REPAIRS, repairs), (WARNINGS, told)) if texts}
+
+
+def _identifiers(path: Path) -> profile.Identifiers:
+    """Names and numbers of the patient in a DICOM header."""
     try:
-        image = nib.load(path)
-        _check(image, path.name)
-    except DataError:
-        raise
-    except Exception as error:  # nibabel and zlib raise nearly anything on a damaged file
-        raise DataError(unreadable(path, error)) from error
-    source = path.with_name(path.name.removesuffix(extension(path)) + ".json")
-    sidecar = _read_sidecar(source) if source.is_file() else {}
-    if extension(path) == ".nii.gz" and len(image.shape) == 3:
-        _link(path, target)
-        files.write_json(sidecar_of(target), deidentify(sidecar))
-    else:
-        _write(image, target, sidecar)
-
-
-def deidentify(sidecar: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep only the allowed keys of a sidecar, in their order."""
-    return {key: sidecar[key] for key in SIDECAR_KEYS if key in sidecar}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # would print values
+            return profile.Identifiers.of(pydicom.dcmread(path, stop_before_pixels=True, force=True))
+    except Exception as error:  # pydicom raises nearly anything on a damaged file
+        raise DataError("a header cannot be read a second time; export the series again") from error
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
@@ -144,7 +168,8 @@ def _check_presence(paths: Sequence[Path]) -> None:
         )
 
 
-def _dcm2niix(source: Path, output: Path) -> None:
+def _dcm2niix(source: Path, output: Path) -> tuple[int, list[str]]:
+    """Convert a folder; exit code of the program and what it said, without paths and times."""
     try:
         from dcm2niix import bin as program
     except ImportError as error:
@@ -153,7 +178,11 @@ def _dcm2niix(source: Path, output: Path) -> None:
     options = ("-b", "y", "-ba", "y", "-z", "n", "-x", "i", "-f", "scan", "-o", str(output))
     try:
         done = subprocess.run(
-            [program, *options, str(source)], capture_output=True, check=False, timeout=CONVERSION_LIMIT_S
+            [program, *options, str(source)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=CONVERSION_LIMIT_S,
         )
     except OSError as error:
         raise ToolError(
@@ -161,28 +190,14 @@ def _dcm2niix(source: Path, output: Path) -> None:
         ) from error
     except subprocess.TimeoutExpired as error:
         raise DataError(f"dcm2niix did not end within {CONVERSION_LIMIT_S} s") from error
-    if done.returncode != 0:
-        raise DataError(f"dcm2niix ended with code {done.returncode}")
-
-
-def _check(image: SpatialImage, name: str) -> None:
-    if len(image.shape) < 3 or set(image.shape[3:]) - {1}:
-        raise DataError(f"{name}: {' x '.join(map(str, image.shape))} voxels, expected three dimensions")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < LEAST_VOXEL_MM3:
-        raise DataError(f"{name}: its affine does not describe a volume; mend the header or leave out this scan")
-    values = np.asanyarray(image.dataobj)
-    if values.dtype.names is not None or np.iscomplexobj(values):
-        raise DataError(f"{name}: holds colours or complex numbers, not grey levels; leave out this scan")
-    if not np.isfinite(values).all():
-        raise DataError(f"{name}: holds values that are not finite (NaN or infinity); mend or leave out this scan")
-    if values.min() == values.max():
-        raise DataError(f"{name}: is constant, every voxel is {values.min():g}; leave out this scan")
+    lines = done.stdout.decode(errors="replace").replace(f"{source.parent}/", "").splitlines()
+    return done.returncode, [line for line in lines if not line.startswith("Conversion required")]
 
 
 def _write(image: SpatialImage, target: Path, sidecar: Mapping[str, Any]) -> None:
     """Write stored values as they are, under a fresh header that keeps geometry, type and scaling only."""
     proxy = image.dataobj
-    is_nifti = isinstance(image, nib.Nifti1Image)
+    is_nifti = isinstance(image, nib.Nifti1Image) and nib.is_proxy(proxy)
     values = np.asanyarray(proxy.get_unscaled() if is_nifti else proxy)
     clean = nib.Nifti1Image(values.reshape(image.shape[:3]), image.affine, dtype=values.dtype)
     clean.header.set_xyzt_units("mm", "sec")
@@ -192,7 +207,7 @@ def _write(image: SpatialImage, target: Path, sidecar: Mapping[str, Any]) -> Non
         clean.header.set_slope_inter(proxy.slope, proxy.inter)
     with files.whole(target) as temporary:
         nib.save(clean, temporary)  # nibabel's gzip has neither time nor file name in it
-    files.write_json(sidecar_of(target), deidentify(sidecar))
+    files.write_json(sidecar_of(target), sidecar)
 
 
 def _link(path: Path, target: Path) -> None:

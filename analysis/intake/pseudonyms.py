@@ -1,17 +1,17 @@
 """The linking tables: who is which pseudonym, kept for ever and in the private folder only.
 
-What has a name keeps it. New participants, sessions, series and scans are numbered on from the highest number, and
-new scans form new batches, so that a growing archive leaves earlier results as they are. Participants are numbered in
-an order that says nothing about their identifiers.
+What has a name keeps it. Participants are named by keyed hashes of their identifiers (:mod:`.key`); new sessions,
+series and scans are numbered on from the highest number, and new scans form new batches, so that a growing archive
+leaves earlier results as they are.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
+import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,17 +20,18 @@ import pandas as pd
 from analysis import tsv
 from analysis.errors import DataError
 from analysis.layout import Private
+from synthsr import files
 
-from .series import Series, number, to_text
+from .key import Key
+from .profile import told_age_years
+from .series import DESCRIPTION, Series, number, to_text
 
 #: Columns of the linking tables; the first ones of each are private.
 IDENTITY = ("series_id", "source", "patient_id", "study_uid", "series_uid", "study_date", "source_key", "faulty_path")
 #: Identity of a series in its source.
 KEY = ("source", "patient_id", "study_uid", "series_uid")
-DESCRIPTION = (
-    *("modality", "contrast", "rows", "columns", "n_slices", "n_volumes", "in_plane_mm", "spacing_mm"),
-    *("thickness_mm", "plane", "missing_slices", "decision", "reason"),
-)
+#: Texts of the source that a linking table repeats.
+FOREIGN = ("patient_id", "study_uid", "series_uid")
 NAMES = ("participant_id", "session_id", "scan_id", "batch")
 SESSION_COLUMNS = ("participant_id", "session_id", "patient_id", "study_uid", "study_date", "age_years", "sex")
 FILE_COLUMNS = ("series_id", "path")
@@ -47,33 +48,45 @@ class Links:
 
     Attributes
     ----------
+    key
+        Makes the pseudonyms.
     series
         By source, patient, study and series.
     sessions
         By patient and study.
     paths
-        Files by series_id, as text.
+        Files, by series_id, of the series found in this run. They are never all in memory.
     """
 
+    key: Key
     series: dict[tuple[str, ...], Row] = field(default_factory=dict)
     sessions: dict[tuple[str, str], Row] = field(default_factory=dict)
-    paths: dict[str, list[str]] = field(default_factory=dict)
+    paths: dict[str, Iterable[Path]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, private: Private) -> Links:
-        """Read the tables of an earlier run, if there was one."""
+        """Read the key and the tables of an earlier run, if there was one."""
         series = {tuple(row[column] for column in KEY): row for row in read_series(private)}
         sessions = _rows(private.sessions, SESSION_COLUMNS)
-        return cls(series, {(row["patient_id"], row["study_uid"]): row for row in sessions}, read_paths(private))
+        known = {(row["patient_id"], row["study_uid"]): row for row in sessions}
+        return cls(Key.of(private.key), series, known)
 
     def write(self, private: Private) -> None:
         """Write the tables; sessions first, so that a participant without series yet keeps the number."""
         series = sorted(self.series.values(), key=lambda row: row["series_id"])
         sessions = sorted(self.sessions.values(), key=lambda row: (row["participant_id"], row["session_id"]))
-        files = [{"series_id": key, "path": path} for key in sorted(self.paths) for path in self.paths[key]]
-        tsv.write(pd.DataFrame(sessions, columns=list(SESSION_COLUMNS)), private.sessions)
-        tsv.write(pd.DataFrame(series, columns=[*IDENTITY, *NAMES, *DESCRIPTION]), private.series)
-        tsv.write(pd.DataFrame(files, columns=list(FILE_COLUMNS)), private.files)
+        tsv.write(inert(pd.DataFrame(sessions, columns=list(SESSION_COLUMNS))), private.sessions)
+        tsv.write(inert(pd.DataFrame(series, columns=[*IDENTITY, *NAMES, *DESCRIPTION])), private.series)
+        self._write_paths(private)
+
+    def _write_paths(self, private: Private) -> None:
+        """Write the table of files as a stream: what was found in this run, and of other series what stood there."""
+        found = ((key, to_text(path)) for key in sorted(self.paths) for path in self.paths[key])
+        others = ((key, path) for key, path in _path_rows(private) if key not in self.paths)
+        with files.whole(private.files) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+            table = csv.writer(stream, delimiter="\t", lineterminator="\n")
+            table.writerow(FILE_COLUMNS)
+            table.writerows(heapq.merge(found, others))
 
     def add(self, found: Iterable[Series], *, batch_size: int) -> None:
         """Link what was found: known series keep their names, new ones get the next.
@@ -83,7 +96,7 @@ class Links:
         DataError
             If a BIDS participant has the name of somebody else.
         """
-        ordered = _ordered(found)
+        ordered = _ordered(found, self.key)
         self._add_sessions([series for series in ordered if series.patient_id])
         named = {row["scan_id"]: row for row in self.series.values() if row["scan_id"]}
         runs = Counter(map(_without_run, named))
@@ -117,12 +130,10 @@ class Links:
         taken: dict[str, list[str]] = defaultdict(list)
         for row in self.sessions.values():
             taken[row["patient_id"]].append(row["session_id"])
-        last = _highest(owners, "sub")
         for series in found:
             patient = series.patient_id
             if patient not in participants:
-                last += 1
-                name = series.participant_id or f"sub-{last:04d}"
+                name = series.participant_id or self.key.participant(patient)
                 if name in owners:
                     raise DataError(
                         f"{name} of the BIDS dataset is another participant of these results already; "
@@ -130,7 +141,7 @@ class Links:
                     )
                 participants[patient], owners[name] = name, patient
             if (patient, series.study_uid) not in self.sessions:
-                session_id = series.session_id or f"ses-{_highest(taken[patient], 'ses') + 1:02d}"
+                session_id = series.session_id or f"ses-{_highest_session(taken[patient]) + 1:02d}"
                 taken[patient].append(session_id)
                 self.sessions[patient, series.study_uid] = {
                     "participant_id": participants[patient],
@@ -142,7 +153,8 @@ class Links:
                     "sex": tsv.MISSING,
                 }
             session = self.sessions[patient, series.study_uid]
-            for column, value in (("age_years", number(series.age_years, digits=2)), ("sex", series.sex)):
+            age_years = told_age_years(series.age_years)
+            for column, value in (("age_years", number(age_years, digits=2)), ("sex", series.sex)):
                 if value != tsv.MISSING:
                     session[column] = value
 
@@ -161,78 +173,87 @@ class Links:
         row |= dict(zip(KEY, key, strict=True))
         row |= {
             "study_date": series.study_date,
-            "source_key": series.source_key,
+            # Keyed: names of files may be those of patients, and the tables of batches show this.
+            "source_key": self.key.digest(series.source_key),
             "faulty_path": series.faulty_path,
             "participant_id": session.get("participant_id", tsv.MISSING),
             "session_id": session.get("session_id", tsv.MISSING),
-            "modality": series.modality,
-            "contrast": series.contrast,
-            "plane": series.plane,
             "decision": INCLUDE if series.is_included else EXCLUDE,
-            "reason": series.reason,
         }
-        for column in ("rows", "columns", "n_slices", "n_volumes", "in_plane_mm", "spacing_mm", "thickness_mm"):
-            row[column] = number(getattr(series, column))
-        row["missing_slices"] = number(series.missing_slices)
+        row |= series.description()
         row |= named
-        self.paths[row["series_id"]] = [to_text(path) for path in series.paths]
+        self.paths[row["series_id"]] = series.paths
         return row
 
 
 def read_series(private: Private) -> list[Row]:
     """Rows of the private table of series; none before the first inventory."""
-    return _rows(private.series, (*IDENTITY, *NAMES, *DESCRIPTION))
+    return _rows(private.series, (*IDENTITY, *NAMES))
 
 
 def read_paths(private: Private, series_ids: Container[str] | None = None) -> dict[str, list[str]]:
     """Files, as text, of the given series or of all; the table may have millions of rows and is read as a stream."""
     paths: dict[str, list[str]] = defaultdict(list)
+    for series_id, path in _path_rows(private):
+        if series_ids is None or series_id in series_ids:
+            paths[series_id].append(path)
+    return dict(paths)
+
+
+def _path_rows(private: Private) -> Iterator[tuple[str, str]]:
     if private.files.is_file():
         with private.files.open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                if series_ids is None or row["series_id"] in series_ids:
-                    paths[row["series_id"]].append(row["path"])
-    return dict(paths)
+            yield from ((row["series_id"], row["path"]) for row in csv.DictReader(stream, delimiter="\t"))
 
 
 def _rows(path: Path, columns: Sequence[str]) -> list[Row]:
     if not path.is_file():
         return []
-    return [
-        {str(key): value for key, value in row.items()} for row in tsv.read(path, columns=columns).to_dict("records")
-    ]
+    table = plain(tsv.read(path, columns=columns))
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def inert(table: pd.DataFrame) -> pd.DataFrame:
+    """Escape what a spreadsheet would run as a formula (``=cmd|…``) at the beginning of a source's identifiers."""
+    columns = {name: table[name].str.replace(r"^[=+@%-]", _escaped, regex=True) for name in FOREIGN if name in table}
+    return table.assign(**columns)
+
+
+def plain(table: pd.DataFrame) -> pd.DataFrame:
+    """Inverse of :func:`inert`."""
+    columns = {
+        name: table[name].str.replace(r"^%(3D|2B|40|25|2D)", lambda found: chr(int(found[1], 16)), regex=True)
+        for name in FOREIGN
+        if name in table
+    }
+    return table.assign(**columns)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"%{ord(found[0]):02X}"
 
 
 def _key(series: Series) -> tuple[str, ...]:
     return tuple(str(getattr(series, column)) for column in KEY)
 
 
-def _ordered(found: Iterable[Series]) -> list[Series]:
+def _ordered(found: Iterable[Series], key: Key) -> list[Series]:
     """By patient, date, study, series; files that belong to nobody last.
 
-    Patients come in the order of a hash of their series' UIDs. In the order of their identifiers, a pseudonym's number
-    would be a rank that tells the patient to whoever has the list of identifiers.
+    Patients come in the order of a keyed hash. In the order of their identifiers, or of a hash that anybody can make,
+    the numbers of their series would be ranks that tell the patient to whoever has the list of identifiers.
     """
-    found = list(found)
-    uids: dict[str, list[str]] = defaultdict(list)
-    for series in found:
-        uids[_owner(series)].append(series.series_uid)
-    place = {owner: hashlib.sha256("\n".join(sorted(uids[owner])).encode()).hexdigest() for owner in uids}
 
     def order(series: Series) -> tuple[bool, str, str, str, str]:
         date = series.study_date or "99999999"
-        return not series.patient_id, place[_owner(series)], date, series.study_uid, series.series_uid
+        place = key.digest(series.patient_id or series.series_uid)
+        return not series.patient_id, place, date, series.study_uid, series.series_uid
 
     return sorted(found, key=order)
 
 
-def _owner(series: Series) -> str:
-    return series.patient_id or series.series_uid
-
-
-def _highest(names: Iterable[str], entity: str) -> int:
-    numbers = [int(match[1]) for name in names if (match := re.fullmatch(rf"{entity}-(\d+)", name))]
-    return max(numbers, default=0)
+def _highest_session(names: Iterable[str]) -> int:
+    return max((int(match[1]) for name in names if (match := re.fullmatch(r"ses-(\d+)", name))), default=0)
 
 
 def _without_run(scan_id: str) -> str:
@@ -241,6 +262,8 @@ def _without_run(scan_id: str) -> str:
 
 def _scan_id(row: Row, runs: Counter[str]) -> str:
     stem = f"{row['participant_id']}_{row['session_id']}_acq-{row['plane']}"
+    if row["contrast_agent"] == "yes":
+        stem += "_ce-iodine" if row["contrast"] == "ct" else "_ce-gd"
     name = f"{stem}_{row['contrast']}"
     runs[name] += 1
     return f"{stem}_run-{runs[name]}_{row['contrast']}"

@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -14,6 +15,14 @@ from analysis import tsv
 
 #: An age above this is a placeholder birth date.
 OLDEST_YEARS = 120.0
+#: What tables say of a series besides its names.
+DESCRIPTION = (
+    *("modality", "contrast", "contrast_agent", "rows", "columns", "n_slices", "n_volumes", "in_plane_mm"),
+    *("spacing_mm", "thickness_mm", "plane", "oblique_degrees", "tilt_degrees", "missing_slices", "duplicate_slices"),
+    *("field_tesla", "evidence", "decision", "reason"),
+)
+#: Columns of the published table of series.
+SERIES_COLUMNS = ("series_id", "participant_id", "session_id", "scan_id", *DESCRIPTION, "batch")
 
 
 @dataclass(frozen=True)
@@ -31,11 +40,21 @@ class Series:
     study_date
         ``YYYYMMDD`` or empty. Private.
     paths
-        Its files, absolute. Private.
+        Its files, absolute; may be gone through more than once. Private.
+    content_key
+        :func:`key_of_files` of its files, if it is known already.
     contrast, reason
         What it shows; why it is left out (empty: it is kept).
-    modality, plane, rows, columns, n_slices, n_volumes, in_plane_mm, spacing_mm, thickness_mm, missing_slices
+    evidence
+        What decided the contrast: a rule and what it found. Holds no free text of the header.
+    contrast_agent
+        ``yes``, ``no``, or ``n/a`` where there is no saying.
+    modality, plane, rows, columns, n_slices, n_volumes, in_plane_mm, spacing_mm, thickness_mm
         Image geometry; None or NaN where unknown.
+    oblique_degrees, tilt_degrees, missing_slices, duplicate_slices
+        Angle to the plane, lean of the stack, gaps and repetitions (:class:`.geometry.Stack`).
+    field_tesla
+        Magnetic field.
     age_years, sex
         Of the patient at the study; NaN and ``n/a`` where unknown.
     participant_id, session_id, scan_id
@@ -47,7 +66,7 @@ class Series:
     study_uid: str
     series_uid: str
     study_date: str
-    paths: tuple[Path, ...] = field(repr=False)
+    paths: Iterable[Path] = field(repr=False)
     contrast: str
     reason: str
     modality: str = tsv.MISSING
@@ -59,7 +78,14 @@ class Series:
     in_plane_mm: float = math.nan
     spacing_mm: float = math.nan
     thickness_mm: float = math.nan
+    oblique_degrees: float = math.nan
+    tilt_degrees: float = math.nan
     missing_slices: int | None = None
+    duplicate_slices: int | None = None
+    field_tesla: float = math.nan
+    evidence: str = tsv.MISSING
+    contrast_agent: str = tsv.MISSING
+    content_key: str = ""
     age_years: float = math.nan
     sex: str = tsv.MISSING
     participant_id: str = ""
@@ -75,8 +101,18 @@ class Series:
     @property
     def source_key(self) -> str:
         """Hash of the names and sizes of the files: changes when files come, go or change, not when they move."""
-        lines = sorted(f"{to_text(Path(path.name))}\t{_size_bytes(path)}" for path in self.paths)
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return self.content_key or key_of_files((path, _size_bytes(path)) for path in self.paths)
+
+    def description(self) -> dict[str, str]:
+        """The columns :data:`DESCRIPTION` as text, but for the decision."""
+        values = {column: getattr(self, column) for column in DESCRIPTION if column != "decision"}
+        return {column: value if isinstance(value, str) else number(value) for column, value in values.items()}
+
+
+def key_of_files(files: Iterable[tuple[Path, int]]) -> str:
+    """Hash of names and sizes in bytes of files, in any order."""
+    lines = sorted(f"{to_text(Path(path.name))}\t{size}" for path, size in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def number(value: float | None, *, digits: int = 3) -> str:

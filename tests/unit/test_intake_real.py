@@ -72,3 +72,20 @@ def test_longitudinal_patients_as_bids(data_folder: Path, tmp_path: Path) -> Non
     converted = batch.read(results.batch("convert", "0001"))
     assert set(converted.status) == {batch.DONE}
     assert "sub-04_ses-1_FLAIR" in set(converted.scan_id)
+
+
+def test_series_of_real_scanners_are_told_by_their_physics(data_folder: Path, tmp_path: Path) -> None:
+    """MPRAGE of Philips, thick T1 gradient echo of Siemens, proton density of GE, whose header says 5 and 2 mm."""
+    results = Results(tmp_path / "results")
+    assert main(["inventory", str(data_folder / "dicom"), "--out", str(results.root)]) == 0
+    series = tsv.read(results.series, numbers=("spacing_mm", "oblique_degrees")).set_index("n_slices").sort_index()
+    assert list(series.index) == ["170", "20", "35"]
+    assert list(series.contrast) == ["T1w", "PDw", "T1w"] and set(series.modality) == {"MR"}
+    assert list(series.plane) == ["sag", "ax", "sag"] and set(series.field_tesla) == {"3", "1.5"}
+    assert series.spacing_mm.to_numpy() == pytest.approx([1.0, 7.07, 4.8], rel=0.015)
+    assert series.oblique_degrees.to_numpy() == pytest.approx([4.1, 7.7, 0], abs=0.1)
+    assert set(series.missing_slices) == set(series.duplicate_slices) == {"0"} and set(series.n_volumes) == {"1"}
+    assert set(series.tilt_degrees) == {"0"} and set(series.decision) == {"include"}
+    starts = ("gradient echo (", "spin echo, long repetition and early echo (", "gradient echo (")
+    assert all(told.startswith(start) for told, start in zip(series.evidence, starts, strict=True))
+    assert not any("against" in told for told in series.evidence)

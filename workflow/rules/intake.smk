@@ -4,6 +4,7 @@
 checkpoint inventory:
     input:
         source_or_table,
+        series_rules=f"{workflow.basedir}/config/series_rules.yaml",
     output:
         series=RESULTS.series,
         sessions=RESULTS.sessions,
@@ -13,6 +14,7 @@ checkpoint inventory:
         "benchmarks/inventory.tsv"
     conda:
         "../../envs/synthsr-cohort.yaml"
+    threads: 8
     params:
         source=source,
         format=source_format,
@@ -22,7 +24,8 @@ checkpoint inventory:
         state=source_state,
     shell:
         "python -m analysis inventory {params.source:q} --format {params.format} --out {params.results:q}"
-        " --private {params.private:q} --batch-size {params.batch_size} > {log:q} 2>&1"
+        " --private {params.private:q} --batch-size {params.batch_size} --rules {input.series_rules:q}"
+        " --processes {threads} > {log:q} 2>&1"
 
 
 rule convert:
@@ -39,6 +42,9 @@ rule convert:
     params:
         private=PRIVATE.root,
         results=RESULTS.root,
+        deface=given({"--deface": config["deface"]}),
+        deface_weights=sha256(locate(config["deface"])) if config["deface"] else "",
+        device=config["device"],
     shell:
         "python -m analysis convert {input:q} --private {params.private:q} --out {params.results:q}"
-        " > {log:q} 2>&1"
+        " {params.deface:q} --device {params.device} > {log:q} 2>&1"

@@ -1,0 +1,1 @@
+"""Fetches studies from a PACS, by DIMSE or DICOMweb, into a folder tree that the inventory reads."""
