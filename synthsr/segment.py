@@ -13,15 +13,13 @@ from torch import Tensor
 
 from . import files, inference, io, labels, preprocess, scan
 from .errors import ConfigurationError, DataError
-from .networks import DISTANCE_LIMIT_MM
+from .networks import DISTANCE_LIMIT_MM, SLAB_PLANES
 from .weights.storage import LoadedNetwork, load_network, names_with_distance
 
 #: Name of the intracranial volume among the structures: the sum of labels 1–499.
 ICV = "ICV"
 #: Opens the sidecar of every output.
 FACTS = {"Description": "Whole-brain segmentation, FreeSurfer label numbers"}
-#: Planes of the network's own grid whose answers are in memory at a time; those of the whole grid are gigabytes.
-SLAB_PLANES = 4
 
 
 @dataclass
@@ -59,7 +57,6 @@ class Segmenter:
         inference.ready(loaded.network, place)
         return cls(loaded, place)
 
-    @torch.inference_mode()
     def segment(self, image: Tensor, *, flip: bool = True) -> tuple[Tensor, Tensor]:
         """Segment a prepared scan.
 
@@ -78,11 +75,27 @@ class Segmenter:
         Most probable channel per voxel, shape (x, y, z), int64; and the sum of posteriors over the scan's voxels per
         channel, float64.
         """
+        best, sums, _ = self._segment(image, flip=flip, with_entropy=False)
+        return best, sums
+
+    def segment_with_entropy(self, image: Tensor, *, flip: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """As :meth:`segment`, and how unsure the network is within each structure.
+
+        Returns
+        -------
+        Also, per channel, the mean entropy of the posteriors in nats over the scan's voxels, each weighted by its
+        posterior of the channel, float64: 0 where the network is certain, log of the number of channels at most.
+        """
+        return self._segment(image, flip=flip, with_entropy=True)
+
+    @torch.inference_mode()
+    def _segment(self, image: Tensor, *, flip: bool, with_entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
         padding = inference.placement(self.weights.network, image)
         scanned = self._blocks(F.pad(torch.ones_like(image[0, 0]), padding).to(self.device))
         best = torch.empty(scanned.shape, dtype=torch.int64, device=self.device)
         channels, mirrored = range(len(labels.segmentation_numbers())), labels.mirror_of_channel().tolist()
         sums = torch.zeros(len(channels), dtype=torch.float64, device=self.device)
+        entropies = torch.zeros_like(sums)
         for planes, answers in self._answers(F.pad(image, padding), channels, mirrored if flip else None):
             posterior = answers[0].softmax(-1)
             if flip:
@@ -92,7 +105,11 @@ class Segmenter:
             weight = scanned[planes].flatten(2).flatten(0, 1)
             rows = torch.bmm(weight[:, None], posterior.reshape(*weight.shape, -1))
             sums += rows.sum((0, 1), dtype=torch.float64)
-        return self._voxels(best, padding, outside=0), sums.cpu()
+            if with_entropy:
+                weight = weight * torch.special.entr(posterior).sum(-1).reshape(weight.shape)
+                rows = torch.bmm(weight[:, None], posterior.reshape(*weight.shape, -1))
+                entropies += rows.sum((0, 1), dtype=torch.float64)
+        return self._voxels(best, padding, outside=0), sums.cpu(), (entropies / sums.clamp_min(1e-12)).cpu()
 
     @torch.inference_mode()
     def strip(self, image: Tensor, *, flip: bool = True) -> Tensor:
@@ -207,6 +224,18 @@ class Segmenter:
         """
         image, grid = scan.read(source, ct=ct)
         channel, sums = self.segment(image, flip=flip)
+        return self.write(channel, sums, grid, target, source=source, ct=ct, flip=flip)
+
+    def write(
+        self, channel: Tensor, sums: Tensor, grid: preprocess.Grid, target: Path, *, source: Path, ct: bool, flip: bool
+    ) -> dict[str, float]:
+        """Write what :meth:`segment` found on ``grid`` to ``target`` as :meth:`__call__` does, and return the volumes.
+
+        Raises
+        ------
+        DataError
+            If a volume is not finite; nothing is written then.
+        """
         volumes = volumes_mm3(sums)
         if not np.isfinite(list(volumes.values())).all():
             raise DataError(f"{source}: the network's output is not finite")

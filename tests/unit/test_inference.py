@@ -74,7 +74,7 @@ def test_segmenter_agrees_with_a_plain_forward_pass(
     network = UNet(UNetConfig(1, channels, 2, 2, stride, norm)).eval()
     image = torch.rand(1, 1, 32, 64, 32)
     segmenter = Segmenter(LoadedNetwork(network, {}, None, ""), torch.device("cpu"))  # type: ignore[arg-type]
-    best, sums = segmenter.segment(image)
+    best, sums, entropies = segmenter.segment_with_entropy(image)
     swap = torch.from_numpy(labels.mirror_of_channel())
     padding = inference.placement(network, image)
     placed, scanned = F.pad(image, padding), F.pad(torch.ones_like(image), padding)[0, 0]
@@ -86,4 +86,8 @@ def test_segmenter_agrees_with_a_plain_forward_pass(
     seen = F.pad(expected.argmax(0)[None, None], [-zeros for zeros in padding])[0, 0]
     assert (best == seen).float().mean() > 0.999
     torch.testing.assert_close(sums, (expected * scanned).sum((1, 2, 3)).double(), rtol=1e-4, atol=1e-2)
+    entropy = -(expected * expected.log()).sum(0) * scanned
+    inside = (expected * entropy).sum((1, 2, 3)) / (expected * scanned).sum((1, 2, 3))
+    torch.testing.assert_close(entropies, inside.double(), rtol=1e-4, atol=1e-4)
+    assert torch.equal(segmenter.segment(image)[0], best)
     assert unfold(network.forward_folded(image), stride).shape == (1, channels, 32, 64, 32)

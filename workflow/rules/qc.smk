@@ -6,6 +6,7 @@ rule gate:
         batches("convert"),
         batches("synthesise"),
         batches("segment"),
+        exclusions=person_decisions(),
     output:
         RESULTS.gate,
     log:
@@ -16,8 +17,9 @@ rule gate:
         "../../envs/synthsr-cohort.yaml"
     params:
         results=RESULTS.root,
+        options=lambda wildcards, input: given({"--exclusions": input.exclusions}),
     shell:
-        "python -m analysis gate --out {params.results:q} > {log:q} 2>&1"
+        "python -m analysis gate --out {params.results:q} {params.options:q} > {log:q} 2>&1"
 
 
 rule tables:
@@ -25,12 +27,10 @@ rule tables:
         RESULTS.gate,
         RESULTS.series,
         RESULTS.sessions,
-        batches("segment"),
+        *(batches(segment_stage(backend)) for backend in config["backends"]),
+        participants=config["participants"] or [],
     output:
-        RESULTS.volumes,
-        RESULTS.volumes.with_suffix(".parquet"),
-        RESULTS.session_volumes,
-        RESULTS.session_volumes.with_suffix(".parquet"),
+        tables_of_backends(),
     log:
         "logs/tables.log",
     benchmark:
@@ -39,5 +39,14 @@ rule tables:
         "../../envs/synthsr-cohort.yaml"
     params:
         results=RESULTS.root,
+        backends=config["backends"],
+        # The links are written with RESULTS.sessions, as for agreement.
+        options=lambda wildcards, input: given(
+            {
+                "--participants": input.participants,
+                "--links": PRIVATE.sessions if input.participants else None,
+            }
+        ),
     shell:
-        "python -m analysis tables --out {params.results:q} > {log:q} 2>&1"
+        "python -m analysis tables --out {params.results:q} --backends {params.backends} {params.options:q}"
+        " > {log:q} 2>&1"

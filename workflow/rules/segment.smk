@@ -1,4 +1,4 @@
-# Stage 3: segmentations and volumes of the synthetic T1s.
+# Stage 3: segmentations and volumes, by the embedded segmenter and by any other back end (docs/back-ends.md).
 
 
 rule segment:
@@ -21,3 +21,28 @@ rule segment:
     shell:
         "python -m analysis segment {input:q} --out {params.results:q} --weights {params.weights:q}"
         " --device {params.device:q} --threads {threads} > {log:q} 2>&1"
+
+
+# Of the embedded back end (the rule above) the table is in batches/segment, of another in batches/segment-BACKEND.
+rule segment_by_tool:
+    input:
+        RESULTS.batch("synthesise", "{batch}"),
+    output:
+        update(RESULTS.batches(segment_stage("{backend}")) / "batch-{batch}.tsv"),
+    log:
+        "logs/segment-{backend}/batch-{batch}.log",
+    benchmark:
+        "benchmarks/segment-{backend}/batch-{batch}.tsv"
+    wildcard_constraints:
+        backend="|".join(BACKENDS),
+    conda:
+        "../../envs/synthsr-cohort.yaml"
+    envmodules:
+        *tool_modules(),
+    threads: 4
+    params:
+        results=RESULTS.root,
+        options=lambda wildcards: tool_options(wildcards.backend),
+    shell:
+        "python -m analysis segment {input:q} --out {params.results:q} --backend {wildcards.backend}"
+        " --threads {threads} {params.options:q} > {log:q} 2>&1"

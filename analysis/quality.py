@@ -1,0 +1,191 @@
+"""Measures of one scan for the gate: how much of the head is there, how noisy it is, and whether networks agree on it.
+
+All come from the scan, its 1 mm image and the embedded segmenter; none needs a truth or another scan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from synthsr import labels, preprocess
+
+from .volumes import ICV
+
+#: Tissues whose structures are compared and whose entropies are averaged.
+TISSUES = ("white", "grey", "deep_grey", "csf")
+#: Voxels of a structure below which its overlap tells little.
+LEAST_VOXELS = 100
+#: MAD of a normal distribution to its standard deviation.
+MAD_TO_SD = 1.4826
+#: What the second difference (1, −2, 1) in both in-plane directions makes of white noise of SD 1.
+LAPLACIAN_SD = 6.0
+
+Volume = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int16]
+
+
+def edge_share(numbers: Numbers) -> float:
+    """How far the field of view cuts the brain: 0 if nowhere, 1 if through its largest section.
+
+    The area of brain in the outermost plane of each of the six faces, as a share of the largest section along that
+    axis; the largest of the six.
+
+    Parameters
+    ----------
+    numbers
+        Label map, shape (x, y, z).
+    """
+    brain = np.isin(numbers, labels.brain_numbers())
+    shares = [0.0]
+    for axis in range(3):
+        area = brain.sum(axis=tuple(other for other in range(3) if other != axis))
+        if area.max() > 0:
+            shares += [area[0] / area.max(), area[-1] / area.max()]
+    return float(max(shares))
+
+
+def noise_share(data: Volume, affine: npt.NDArray[np.float64], numbers: Numbers, grid: preprocess.Grid) -> float:
+    """Noise of a scan as a share of the brain's brightness.
+
+    The scan's second differences within its slices, which smooth anatomy hardly has (Immerkaer, CVIU 1996), by their
+    median absolute deviation in the brain.
+
+    Parameters
+    ----------
+    data, affine
+        The scan, and its voxels' place in RAS+ mm.
+    numbers, grid
+        Its label map at 1 mm, and where that lies.
+
+    Returns
+    -------
+    Standard deviation over the median brightness; NaN where there is no brain or it is black.
+    """
+    matrix = np.linalg.inv(grid.affine) @ affine
+    brain = np.isin(numbers, labels.brain_numbers()).astype(np.uint8)
+    inside = ndimage.affine_transform(brain, matrix, output_shape=data.shape, order=0) > 0
+    if not inside.any():
+        return math.nan
+    through = int(np.argmax(np.linalg.norm(affine[:3, :3], axis=0)))
+    differences = data.astype(np.float64)
+    for axis in range(3):
+        if axis != through:
+            differences = ndimage.convolve1d(differences, [1.0, -2.0, 1.0], axis=axis, mode="nearest")
+    level = float(np.median(data[inside]) - min(float(data.min()), 0.0))
+    spread = float(np.median(np.abs(differences[inside])))
+    return MAD_TO_SD * spread / LAPLACIAN_SD / level if level > 0 else math.nan
+
+
+def agreement_dice(first: Numbers, second: Numbers) -> float:
+    """Mean Dice over structures of two label maps on one grid; one that only one of them has counts as 0.
+
+    Parameters
+    ----------
+    first, second
+        The segmentation of the 1 mm image, and that of the scan itself.
+    """
+    if first.shape != second.shape:
+        return math.nan
+    length = labels.table()[-1].number + 1
+    counts = [np.bincount(each.ravel(), minlength=length) for each in (first, second)]
+    both = np.bincount(first.ravel()[first.ravel() == second.ravel()], minlength=length)
+    total = counts[0] + counts[1]
+    wanted = [number for number in structures() if total[number] >= 2 * LEAST_VOXELS]
+    return float(np.mean(2 * both[wanted] / total[wanted])) if wanted else 0.0
+
+
+def grey_white_contrast(image: Volume, numbers: Numbers) -> float:
+    """White against grey matter in the 1 mm image: difference of the medians over that of white matter.
+
+    About 0.35 in a T1 (FreeSurfer's grey levels); near 0 where the network answered the same everywhere.
+    """
+    white, grey = (image[np.isin(numbers, pair)] for pair in (labels.WHITE_MATTER, labels.CORTEX))
+    if not (len(white) and len(grey)):
+        return 0.0
+    level = float(np.median(white))
+    return (level - float(np.median(grey))) / level if level > 0 else 0.0
+
+
+def asymmetry(volumes_mm3: Mapping[str, float]) -> float:
+    """Difference of the hemispheres over their sum, of cerebral white matter and cortex; 1 where one is missing."""
+    sides = [0.0, 0.0]
+    for pair in (labels.WHITE_MATTER, labels.CORTEX):
+        for side, number in enumerate(pair):
+            sides[side] += volumes_mm3.get(labels.by_number()[number].name, 0.0)
+    total = sum(sides)
+    return abs(sides[0] - sides[1]) / total if total > 0 else 1.0
+
+
+def mean_entropy(entropies: npt.NDArray[np.float64]) -> float:
+    """Mean over structures of :meth:`synthsr.segment.Segmenter.segment_with_entropy`'s entropies (nats)."""
+    wanted = set(structures())
+    chosen = [value for number, value in zip(labels.segmentation_numbers(), entropies, strict=True) if number in wanted]
+    return float(np.mean(chosen))
+
+
+def structures() -> list[int]:
+    """Numbers of the structures that are compared."""
+    return [number for number in labels.segmentation_numbers() if labels.by_number()[number].tissue in TISSUES]
+
+
+def measure(
+    data: Volume,
+    affine: npt.NDArray[np.float64],
+    image: Volume,
+    *,
+    grid: preprocess.Grid,
+    numbers: Numbers,
+    direct: Numbers,
+    entropies: npt.NDArray[np.float64],
+    volumes_mm3: Mapping[str, float],
+    is_t1: bool = True,
+) -> dict[str, float]:
+    """All measures of a scan.
+
+    Parameters
+    ----------
+    data, affine
+        The scan as it was acquired.
+    image
+        Its 1 mm image, on ``grid``.
+    grid
+        Of the label maps.
+    numbers, direct
+        Segmentation of the 1 mm image, and of the scan itself.
+    entropies
+        Per channel, of the former.
+    volumes_mm3
+        Per structure.
+    is_t1
+        Whether the 1 mm image is a (synthetic) T1; of others :func:`grey_white_contrast` is not known.
+
+    Returns
+    -------
+    By name, as in ``gate_limits.tsv``; ``entropy_…`` of every structure follow.
+    """
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    centre = np.argwhere(np.isin(numbers, labels.brain_numbers()))
+    middle = grid.affine @ [*(centre.mean(axis=0) if len(centre) else [math.nan] * 3), 1]
+    names = labels.by_number()
+    per_structure = {
+        f"entropy_{names[number].name}": float(value)
+        for number, value in zip(labels.segmentation_numbers(), entropies, strict=True)
+        if number != 0
+    }
+    return {
+        "spacing_mm": float(spacing_mm.max()),
+        "edge_share": edge_share(numbers),
+        "noise_share": noise_share(data, affine, numbers, grid),
+        "agreement_dice": agreement_dice(numbers, direct),
+        "grey_white_contrast": grey_white_contrast(image, numbers) if is_t1 else math.nan,
+        "asymmetry": asymmetry(volumes_mm3),
+        "entropy": mean_entropy(entropies),
+        "icv_litres": volumes_mm3[ICV] / 1e6,
+        **{f"centre_{axis}_mm": float(value) for axis, value in zip("xyz", middle[:3], strict=True)},
+        **per_structure,
+    }

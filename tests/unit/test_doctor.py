@@ -1,0 +1,78 @@
+"""What the preflight command says of a bare machine, of one with tools, and of a study that asks for them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import stand_ins
+
+from analysis import cli, doctor
+from analysis.backends.registry import NAMES
+from analysis.errors import ConfigurationError, ToolError
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing but the system's own programs."""
+    for name in ("FREESURFER_HOME", "FSLDIR", "FS_LICENSE", "MODULESHOME", "LMOD_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+
+def findings(**settings: object) -> dict[str, doctor.Finding]:
+    return {row.name: row for row in doctor.examine(settings)}
+
+
+def test_a_bare_machine_is_told_completely_and_at_once() -> None:
+    environment = {"PATH": "/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
+    before = os.times()
+    said = subprocess.run(
+        [sys.executable, "-m", "analysis", "doctor"], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    after = os.times()
+    # Processor time: what the clock says depends on what else the machine does.
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 2
+    for name in (*NAMES, "mri_synthsr", "Python", "torch", "dcm2niix", "FreeSurfer", "FSL", "containers", "NiftyReg"):
+        assert name in said
+    assert "give its folder as tools.freesurfer.home or FREESURFER_HOME" in said
+
+
+def test_tools_are_told_with_version_and_place(tmp_path: Path) -> None:
+    home = stand_ins.install(tmp_path / "tools", version="7.4.1")
+    assert findings()["back end synthseg"].state == doctor.MISSING
+    found = findings(tools={"freesurfer": {"home": str(home)}, "fsl": {"home": str(home)}})
+    assert found["FreeSurfer"].what == f"7.4.1, {home}"
+    assert all(found[f"back end {name}"].state == doctor.OK for name in NAMES)
+    (home / "license.txt").unlink()
+    found = findings(tools={"freesurfer": {"home": str(home)}, "fsl": {"home": str(home)}})
+    assert "needs a licence file" in found["back end recon-all"].what
+    assert found["back end first"].state == doctor.OK
+
+
+def test_the_exit_code_is_that_of_what_the_study_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("backends: [embedded]\n")
+    assert cli.main(["doctor", "--configfile", str(path)]) == 0
+    path.write_text("backends: [embedded, synthseg]\n")
+    assert cli.main(["doctor", "--configfile", str(path)]) == ToolError.exit_code
+    assert "missing: back end synthseg" in capsys.readouterr().err
+    path.write_text("weights: {synthsr: /nowhere/x.safetensors}\n")
+    assert cli.main(["doctor", "--configfile", str(path)]) == ToolError.exit_code
+    assert "missing: weights of synthsr" in capsys.readouterr().err
+    path.write_text("- a list\n")
+    assert cli.main(["doctor", "--configfile", str(path)]) == ConfigurationError.exit_code
+
+
+def test_subjects_that_somebody_works_on_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scripts = tmp_path / "sub-1" / "scripts"
+    scripts.mkdir(parents=True)
+    assert cli.main(["doctor", "--subjects", str(tmp_path)]) == 0
+    assert "no IsRunning file" in capsys.readouterr().out
+    (scripts / "IsRunning.lh").write_text("HOST elsewhere\nPROCESSID 12\n")
+    os.utime(scripts / "IsRunning.lh", (1, 1))
+    assert cli.main(["doctor", "--subjects", str(tmp_path)]) == 0
+    assert "IsRunning.lh of elsewhere" in (said := capsys.readouterr().out) and "stale" in said
