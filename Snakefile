@@ -17,6 +17,7 @@ include: "workflow/rules/synthsr.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/qc.smk"
 include: "workflow/rules/statistics.smk"
+include: "workflow/rules/arms.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/train.smk"
 

@@ -1,26 +1,34 @@
 """Synthetic 1 mm T1s of a batch of converted scans.
 
 Reads the batch table of ``convert``, leaves ``synthsr/…_desc-synthsr_T1w.nii.gz`` with sidecars and the batch table of
-``synthesise``.
+``synthesise``. With ``--synthesiser cubic`` nothing is synthesised: the scans themselves, interpolated to 1 mm, are
+left as ``cubic/…_desc-cubic_T2w.nii.gz`` and segmented next, which is what SynthSR is compared with. With
+``--synthesiser mri_synthsr`` FreeSurfer's SynthSR makes the T1s.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 #: Raise when the output of an unchanged scan with unchanged weights changes.
 ALGORITHM_VERSION = 1
+SYNTHESISERS = ("synthsr", "cubic", "mri_synthsr")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("batch", type=Path, metavar="BATCH", help="batch table of the convert stage")
     parser.add_argument("--out", type=Path, required=True, metavar="RESULTS", help="results folder")
+    parser.add_argument("--synthesiser", choices=SYNTHESISERS, default="synthsr", help="default: %(default)s")
     parser.add_argument("--weights", default="synthsr", metavar="NAME_OR_PATH", help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="cpu, cuda … (default: a GPU if there is one)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    freesurfer = parser.add_argument_group("of mri_synthsr")
+    freesurfer.add_argument("--home", metavar="DIR", help="folder of FreeSurfer (default: FREESURFER_HOME)")
+    freesurfer.add_argument("--container", metavar="IMAGE", help="image that holds it, for apptainer")
+    freesurfer.add_argument("--licence", metavar="FILE", help="its licence (default: FS_LICENSE, or in its folder)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,20 +36,31 @@ def run(arguments: argparse.Namespace) -> None:
     from synthsr import inference
     from synthsr.predict import Predictor
 
-    from . import batch
+    from . import batch, interpolate
     from .layout import Results, sidecar_of
 
     inference.prepare_process(arguments.threads)
     results = Results(arguments.out)
-    predictor = Predictor.load(arguments.weights, arguments.device)
+    make: Callable[..., None]
+    if arguments.synthesiser == "cubic":
+        make, target, maker = interpolate.to_1mm, results.interpolated, "cubic"
+    elif arguments.synthesiser == "mri_synthsr":
+        from .backends.suites import FREESURFER, locate
+        from .backends.synthesise import Synthesiser
+
+        places = {name: getattr(arguments, name) for name in ("home", "container", "licence")}
+        tool = Synthesiser(locate(FREESURFER, places), arguments.threads or 1)
+        make, target, maker = tool, results.synthetic, tool.maker
+    else:
+        predictor = Predictor.load(arguments.weights, arguments.device)
+        make, target, maker = predictor, results.synthetic, predictor.weights.sha256
 
     def work(scan: Mapping[str, str]) -> None:
-        target = results.synthetic(scan["scan_id"])
-        predictor(arguments.out / scan["path"], target, ct=scan["contrast"] == "ct")
+        make(arguments.out / scan["path"], target(scan["scan_id"]), ct=scan["contrast"] == "ct")
 
     def outputs(scan: Mapping[str, str]) -> list[Path]:
-        target = results.synthetic(scan["scan_id"])
-        return [target, sidecar_of(target)]
+        image = target(scan["scan_id"])
+        return [image, sidecar_of(image)]
 
     batch.run(
         batch.read(arguments.batch),
@@ -49,5 +68,5 @@ def run(arguments: argparse.Namespace) -> None:
         root=arguments.out,
         worker=work,
         outputs=outputs,
-        key=lambda scan: f"{scan['sha256']}:{predictor.weights.sha256}:{ALGORITHM_VERSION}",
+        key=lambda scan: f"{scan['sha256']}:{maker}:{ALGORITHM_VERSION}",
     )

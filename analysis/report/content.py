@@ -14,8 +14,11 @@ from typing import Any
 import pandas as pd
 
 from analysis import batch, tsv
-from analysis.layout import Results, sidecar_of
+from analysis.layout import Results, description_of, sidecar_of
 from synthsr.weights.registry import registered
+
+from . import sections
+from .sections import Section
 
 SERIES_COLUMNS = ("series_id", "participant_id", "session_id", "scan_id", "contrast", "plane", "decision", "reason")
 SERIES_NUMBERS = ("in_plane_mm", "spacing_mm", "thickness_mm")
@@ -64,7 +67,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Analysis:
-    """One folder of statistics.
+    """One level of the analysis of ageing.
 
     Attributes
     ----------
@@ -95,8 +98,8 @@ class Cohort:
         Rows of all batch tables, with their ``stage``.
     ageing
         Ageing analyses by level, ``sessions`` and ``scans``.
-    agreement
-        Comparison with the truth of a simulated cohort, if there is one.
+    sections
+        The other statistics that have run.
     """
 
     results: Results
@@ -105,12 +108,13 @@ class Cohort:
     gate: pd.DataFrame
     batches: pd.DataFrame
     ageing: dict[str, Analysis]
-    agreement: Analysis | None
+    sections: list[Section]
 
     @cached_property
     def included(self) -> pd.DataFrame:
         """Scans that passed the gate, with geometry, age and sex."""
-        scans = self.gate[self.gate["included"] == "yes"]
+        # The gate measures spacing again, on the file; the report tells the inventory's.
+        scans = self.gate[self.gate["included"] == "yes"].drop(columns="spacing_mm", errors="ignore")
         geometry = self.series.drop_duplicates("scan_id")[["scan_id", "plane", *SERIES_NUMBERS]]
         people = self.sessions.drop_duplicates(["participant_id", "session_id"])
         scans = scans.merge(geometry, on="scan_id", how="left").merge(
@@ -194,6 +198,32 @@ class Cohort:
         return self.included.sort_values(["participant_id", "session_id"]).drop_duplicates("participant_id")
 
     @property
+    def is_simulated(self) -> bool:
+        """Whether true volumes are known."""
+        return any(section.anchor == "agreement" for section in self.sections)
+
+    @cached_property
+    def at_1mm(self) -> dict[str, Path]:
+        """Images at 1 mm, by scan: synthetic T1s, or the scans themselves interpolated."""
+        made = self.batches[(self.batches["stage"] == "synthesise") & (self.batches["status"] == batch.DONE)]
+        return {scan_id: self.results.root / path for scan_id, path in zip(made["scan_id"], made["path"], strict=True)}
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether SynthSR made the images at 1 mm, as it does but in an arm to compare it with."""
+        return all(description_of(self.at_1mm[scan_id].name) == "synthsr" for scan_id in self.included["scan_id"])
+
+    def images(self, scan_id: str) -> dict[str, Path]:
+        """What an included scan became, in the order it was made."""
+        image = self.at_1mm[scan_id]
+        made_by = description_of(image.name)
+        return {
+            "converted scan": self.results.raw(scan_id),
+            "synthetic T1" if made_by == "synthsr" else "interpolated scan": image,
+            "segmentation": self.results.segmentation(scan_id, description=made_by),
+        }
+
+    @property
     def has_starter_weights(self) -> bool:
         """Whether anything was made by the weights shipped with the package."""
         shipped = {entry.sha256 for entry in registered().values() if entry.source == "shipped"}
@@ -204,12 +234,7 @@ class Cohort:
         """What made the included scans' files: a row per tool, version and weights, with the number of files."""
         counts: Counter[tuple[str, str, str, str]] = Counter()
         for scan_id in self.included["scan_id"]:
-            made = {
-                "converted scan": self.results.raw(scan_id),
-                "synthetic T1": self.results.synthetic(scan_id),
-                "segmentation": self.results.segmentation(scan_id),
-            }
-            for what, image in made.items():
+            for what, image in self.images(scan_id).items():
                 counts[(what, *_maker(image))] += 1
         names = ("what", "tool", "weights", "sha256")
         return [{**dict(zip(names, maker, strict=True)), "files": count} for maker, count in sorted(counts.items())]
@@ -222,7 +247,7 @@ def collect(results: Results) -> Cohort:
         for stage in STAGES
         for path in sorted(results.batches(stage).glob("batch-*.tsv"))
     ]
-    ageing = {level: _analysis(results.statistics(f"ageing-{level}"), "ageing") for level in ("sessions", "scans")}
+    ageing = {level: _ageing(results.statistics(f"ageing-{level}")) for level in ("sessions", "scans")}
     return Cohort(
         results=results,
         series=_table(results.series, SERIES_COLUMNS, SERIES_NUMBERS),
@@ -230,7 +255,7 @@ def collect(results: Results) -> Cohort:
         gate=_table(results.gate, GATE_COLUMNS, ("icv_mm3",)),
         batches=pd.concat(batches) if batches else pd.DataFrame(columns=[*batch.COLUMNS, "stage"]),
         ageing={level: analysis for level, analysis in ageing.items() if analysis},
-        agreement=_analysis(results.statistics("agreement"), "agreement"),
+        sections=sections.collect(results),
     )
 
 
@@ -255,8 +280,8 @@ def _table(path: Path, text: tuple[str, ...], numbers: tuple[str, ...]) -> pd.Da
     return tsv.read(path, columns=(*text, *numbers), numbers=numbers)
 
 
-def _analysis(folder: Path, name: str) -> Analysis | None:
-    facts, table = folder / f"{name}.json", folder / ("ageing_summary.tsv" if name == "ageing" else f"{name}.tsv")
+def _ageing(folder: Path) -> Analysis | None:
+    facts, table = folder / "ageing.json", folder / "ageing_summary.tsv"
     if not (facts.is_file() and table.is_file()):
         return None
     return Analysis(folder, tsv.read(table), json.loads(facts.read_text(encoding="utf-8")))

@@ -5,16 +5,14 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import synthsr
-from analysis import tsv
 from analysis.statistics import figures
 
-from . import pictures
+from . import pictures, text
 from .content import Cohort
 
 HERE = Path(__file__).parent
@@ -37,8 +35,8 @@ def render(cohort: Cohort, *, folder: Path, n_pictures: int) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        png=data_uri, number=number, litres=lambda text, digits=2: number(text, digits, 1e-3), p=p_value,
-        readable=figures.readable, words=capitalised,
+        png=data_uri, number=text.number, litres=text.millilitres, p=text.p_value, readable=figures.readable,
+        words=text.capitalised,
     )  # fmt: skip
 
     def link(path: Path) -> str:
@@ -53,7 +51,7 @@ def render(cohort: Cohort, *, folder: Path, n_pictures: int) -> str:
         people=people,
         sexes=people["sex"].value_counts(),
         people_figure=pictures.people(people, cohort.included) if len(people) else None,
-        montages=pictures.montages(cohort.results, cohort.included, n_pictures),
+        montages=pictures.montages(cohort, n_pictures),
         version=synthsr.__version__,
     )
 
@@ -62,23 +60,3 @@ def data_uri(content: bytes | Path) -> str:
     """A PNG as ``data:`` address."""
     content = content.read_bytes() if isinstance(content, Path) else content
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
-
-
-def number(text: Any, digits: int = 2, factor: float = 1.0) -> str:
-    """A number from a table with ``digits`` decimals, a true minus sign, and an en dash where there is none."""
-    if text in (tsv.MISSING, "", None) or text != text:
-        return "–"
-    return f"{float(text) * factor:,.{digits}f}".replace("-", "−").replace(",", "\u202f")
-
-
-def p_value(text: Any) -> str:
-    """A p value as people write it."""
-    if text in (tsv.MISSING, ""):
-        return "–"
-    value = float(text)
-    return "< 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
-
-
-def capitalised(text: str) -> str:
-    """First letter upper case, the rest left alone."""
-    return text[:1].upper() + text[1:]

@@ -13,12 +13,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import ndimage
 
-from analysis.layout import Results
 from analysis.statistics import figures
 from synthsr import labels
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from .content import Cohort
 
 Array = npt.NDArray[Any]
 
@@ -57,28 +58,28 @@ def choose(scans: pd.DataFrame, number: int) -> pd.DataFrame:
     return scans.loc[order].sort_values(["contrast", "plane", "scan_id"])
 
 
-def montages(results: Results, scans: pd.DataFrame, number: int) -> list[Montage]:
-    """Pictures of up to ``number`` scans; a scan whose files are gone is passed over."""
+def montages(cohort: Cohort, number: int) -> list[Montage]:
+    """Pictures of up to ``number`` included scans; a scan whose files are gone is passed over."""
     found = []
-    for scan in choose(scans, number).to_dict("records"):
-        scan_id = str(scan["scan_id"])
-        paths = results.raw(scan_id), results.synthetic(scan_id), results.segmentation(scan_id)
+    for scan in choose(cohort.included, number).to_dict("records"):
+        paths = list(cohort.images(str(scan["scan_id"])).values())
         if all(path.is_file() for path in paths):
-            found.append(Montage({str(key): value for key, value in scan.items()}, encode(montage(*paths))))
+            picture = encode(montage(*paths, is_synthetic=cohort.is_synthetic))
+            found.append(Montage({str(key): value for key, value in scan.items()}, picture))
     return found
 
 
-def montage(raw: Path, synthetic: Path, segmentation: Path) -> Array:
+def montage(raw: Path, at_1mm: Path, segmentation: Path, *, is_synthetic: bool = True) -> Array:
     """Rows input, synthetic T1, segmentation; columns axial and coronal through the middle, sagittal left of it.
 
     All three are sampled at the same points of the world, so that a shift between them shows. Neurological
-    convention: the patient's left is on the left.
+    convention: the patient's left is on the left. What is not synthetic has the grey levels of the input.
 
     Returns
     -------
     RGB, uint8, shape (height, width, 3).
     """
-    images = [_load(path) for path in (raw, synthetic, segmentation)]
+    images = [_load(path) for path in (raw, at_1mm, segmentation)]
     data, affine = images[2]
     inside = np.argwhere(np.isin(data, labels.intracranial_numbers()))
     centre = (inside.mean(axis=0) if len(inside) else (np.array(data.shape) - 1) / 2) @ affine[:3, :3].T + affine[:3, 3]
@@ -87,7 +88,8 @@ def montage(raw: Path, synthetic: Path, segmentation: Path) -> Array:
     finite = images[0][0][np.isfinite(images[0][0])]
     black, white = np.percentile(finite, [1, 99.5]) if finite.size else (0.0, 1.0)
     inputs = [_grey(_sample(*images[0], plane, order=1, outside=black), black, white) for plane in planes]
-    t1s = [_grey(_sample(*images[1], plane, order=1), 0, T1_WHITE) for plane in planes]
+    levels = (0.0, T1_WHITE) if is_synthetic else (black, white)
+    t1s = [_grey(_sample(*images[1], plane, order=1, outside=levels[0]), *levels) for plane in planes]
     tinted = [tint(t1, _sample(*images[2], plane, order=0)) for t1, plane in zip(t1s, planes, strict=True)]
     return _stack([_row(inputs), _row(t1s), _row(tinted)], axis=0)
 

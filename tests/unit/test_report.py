@@ -7,11 +7,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from results_maker import SHA256, make_results, run_statistics
+from results_maker import SHA256, make_results, run_further_statistics, run_statistics
 
 from analysis import cli, tsv
 from analysis.layout import Results
-from analysis.report import content, page, pictures
+from analysis.report import content, pictures, sections, text
 from synthsr import labels
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & <img src=http://evil/x.png>"
@@ -118,6 +118,84 @@ def test_machine_paths_stay_out(study, html):
     assert str(study.root) not in html
 
 
+@pytest.fixture(scope="module")
+def further(tmp_path_factory) -> Results:
+    """Every statistic that a study can ask for, with hostile names of groups, sites, contrasts and scores."""
+    results = make_results(tmp_path_factory.mktemp("further") / "results", n_people=30)
+    run_further_statistics(results, hostile=HOSTILE)
+    assert cli.main(["report", str(results.root), "--pictures", "0"]) == 0
+    return results
+
+
+ANCHORS = ("groups", "arms", "asymmetry", "landmarks", "lesion-map", "tbm", "thickness", "harmonise")
+
+
+def test_every_statistic_has_a_section_with_figure_table_method_and_limits(further):
+    page = further.report.read_text(encoding="utf-8")
+    found = audit(page)
+    made = sections.collect(further)
+    assert tuple(section.anchor for section in made) == ANCHORS and found.ids >= set(ANCHORS)
+    assert found.links.count("#groups") == 1
+    for section in made:
+        assert section.figures and section.tables and section.method and section.sources and section.limits
+        for table in section.tables:
+            assert table.rows and all(len(row) == len(table.head) for row in table.rows), section.anchor
+    assert all(address.startswith("data:image/png;base64,") for address in found.loads)
+    assert found.tags.count("caption") == found.tags.count("table") > len(ANCHORS) and all(found.alts)
+    for link in found.links:
+        assert link[1:] in found.ids if link.startswith("#") else (further.report.parent / link).is_file()
+
+
+def test_names_that_data_bring_along_are_shown_not_run(further):
+    page = further.report.read_text(encoding="utf-8")
+    found = audit(page)
+    assert "script" not in found.tags and "<img src=http" not in page
+    for name in ("AD", "Control", "T1", "A", "points"):
+        assert f"{name}&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
+
+
+def test_numbers_are_those_of_the_tables(further):
+    by_anchor = {section.anchor: section for section in sections.collect(further)}
+    wanted = tsv.read(further.statistics("groups") / "groups.tsv").set_index("structure").loc["Hippocampus"]
+    (table,) = by_anchor["groups"].tables
+    shown = dict(zip(table.head, next(row for row in table.rows if row[0] == "Hippocampus"), strict=True))
+    value, low, high = (f"{float(wanted[name]):.2f}" for name in ("auroc", "auroc_low", "auroc_high"))
+    assert shown["AUROC"] == f"{value} ({low} to {high})"
+    assert shown["People"] == f"{wanted['n']} / {wanted['other_n']}" and "Note" not in shown
+    against, by_arm = by_anchor["arms"].tables
+    assert [row[0] for row in against.rows] == ["synthsr", "cubic"]
+    assert [row[1] for row in by_arm.rows[:3]] == ["real-1mm", "synthsr", "cubic"]
+    held = tsv.read(further.statistics("arm-cubic") / "agreement.tsv").set_index("structure").loc["Hippocampus"]
+    expected = f"{float(held['pearson_r']):.2f} · {float(held['mean_absolute_error_percent']):.1f} %"
+    assert dict(zip(against.head, against.rows[1], strict=True))["Hippocampus"] == expected
+
+
+def test_agreement_is_shown_by_slice_distance(study):
+    (section,) = sections.collect(study)
+    assert section.anchor == "agreement" and len(section.figures) == 2
+    overall, by_distance = section.tables
+    assert by_distance.head[:2] == ("Structure", "All (n = 55)") and len(by_distance.head) == 5
+    assert {row[0] for row in by_distance.rows} == {row[0] for row in overall.rows}
+
+
+def test_an_arm_without_synthsr_does_not_call_its_images_synthetic(tmp_path):
+    results = make_results(tmp_path / "results", n_people=9)
+    table = results.batch("synthesise", "0001")
+    rows = tsv.read(table)
+    for scan_id in rows["scan_id"]:
+        segmentation = results.segmentation(scan_id), results.segmentation(scan_id, description="cubic")
+        for made, named in ((results.synthetic(scan_id), results.interpolated(scan_id)), segmentation):
+            if made.is_file():
+                named.parent.mkdir(parents=True, exist_ok=True)
+                made.rename(named)
+    rows["path"] = [results.interpolated(scan_id).relative_to(results.root).as_posix() for scan_id in rows["scan_id"]]
+    tsv.write(rows, table)
+    assert cli.main(["report", str(results.root), "--pictures", "2"]) == 0
+    page = results.report.read_text(encoding="utf-8")
+    assert "without SynthSR" in page and "became synthetic" not in page and "the same at 1 mm" in page
+    assert page.count('loading="lazy"') == 2
+
+
 def test_nothing_included_is_said_at_the_top(tmp_path):
     results = make_results(tmp_path / "results", n_people=0)
     assert cli.main(["report", str(results.root)]) == 0
@@ -184,8 +262,10 @@ def test_choice_takes_turns_over_kinds(study):
 
 def test_numbers_are_written_for_people():
     assert (
-        page.number("-1234.567", 1) == "−1\u202f234.6"
-        and page.number("n/a") == "–"
-        and page.number(float("nan")) == "–"
+        text.number("-1234.567", 1) == "−1\u202f234.6"
+        and text.number("n/a") == "–"
+        and text.number(float("nan")) == "–"
     )
-    assert page.p_value("3e-9") == "< 0.0001" and page.p_value("0.0312") == "0.03"
+    assert text.number("-0.001") == "0.00" and text.millilitres("3512", 1) == "3.5"
+    assert text.with_interval("0.81", "0.7", "0.9") == "0.81 (0.7 to 0.9)" and text.with_interval("1", "–", "–") == "1"
+    assert text.p_value("3e-9") == "< 0.0001" and text.p_value("0.0312") == "0.03"

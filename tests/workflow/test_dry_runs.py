@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from training_maker import make_training
 
 ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "config" / "experiments"
 
 
 def snakemake(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -152,3 +157,99 @@ def test_training_without_its_file_says_what_to_do(tmp_path: Path, given: list[s
     result = snakemake(tmp_path, "train", "--dry-run", "--cores", "1", "--config", *given)
     assert result.returncode != 0
     assert expected in result.stdout + result.stderr
+
+
+def planned(result: subprocess.CompletedProcess[str]) -> set[str]:
+    """Rules of a dry run."""
+    assert result.returncode == 0, result.stdout + result.stderr
+    return set(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):", result.stdout, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "statistics"),
+    [
+        ("mgh-ageing", set()),
+        ("adni-volumetry", {"groups"}),
+        ("adni-superresolution", {"groups"}),
+        ("brats-registration", set()),
+        ("brats-atlas", set()),
+        ("atlas-stroke", {"asymmetry"}),
+    ],
+)
+def test_experiments_are_planned_with_virtual_patients(tmp_path: Path, experiment: str, statistics: set[str]) -> None:
+    """Twice: before the study of the other arms has run, which is said, and after."""
+    file = EXPERIMENTS / f"{experiment}.yaml"
+    options = ["--dry-run", "--cores", "1", "--printshellcmds", "--configfile", str(file)]
+    first = snakemake(tmp_path / "synthsr", *options)
+    rules = planned(first)
+    usual = {"simulate", "inventory", "gate", "tables", "ageing", "agreement", "report", "all"}
+    assert rules == usual | statistics
+    arms = yaml.safe_load(file.read_text(encoding="utf-8")).get("arms")
+    assert ("Not compared: the arms" in first.stdout + first.stderr) is bool(arms)
+    if not arms:
+        return
+    table = tmp_path / "cubic" / "results" / "tables" / "volumes.tsv"
+    table.parent.mkdir(parents=True)
+    table.touch()
+    second = snakemake(tmp_path / "synthsr", *options)
+    comparison = {"compare_arms"} if "groups" in statistics else set()
+    assert planned(second) == usual | statistics | {"select_arm", "agree_arm"} | comparison
+    commands = [line for line in second.stdout.splitlines() if "python -m analysis" in line]
+    others = ("without-segmentation-loss", "without-lesions", "known-protocol", "supervised", "fsl-synthsr")
+    lacking = [name for name in others if name in arms]
+    assert not lacking or f"Not compared: the arms {', '.join(lacking)}. " in second.stdout + second.stderr
+    arms = {name: arm for name, arm in arms.items() if name not in lacking}
+    reference = "results/arms/real-1mm.tsv"
+    selected = f"analysis arm ../cubic/results/tables/volumes.tsv --contrast T1w --spacing-mm 0 2 --out {reference}"
+    assert any(selected in line for line in commands)
+    for name in list(arms)[1:]:
+        held = f"analysis agreement results/arms/{name}.tsv {reference} --participants results/intake/sessions.tsv"
+        assert any(held in line and f"--out results/statistics/arm-{name}" in line for line in commands)
+    compared = " ".join(f"results/arms/{name}.tsv" for name in arms)
+    assert any(f"analysis groups {compared} " in line for line in commands) is bool(comparison)
+
+
+def documented() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Experiments of config/experiments/README.md, and what it has a user write for the real data."""
+    sections = (EXPERIMENTS / "README.md").read_text(encoding="utf-8").split("\n### ")[1:]
+    for section in sections:
+        (block,) = re.findall(r"```yaml\n(.*?)```", section, flags=re.DOTALL)
+        for name in section.splitlines()[0].split(", "):
+            yield name, yaml.safe_load(block)
+
+
+def put(value: Any, root: Path, key: str = "") -> Any:
+    """The same with /data below another folder, where all that is named lies (a pattern by one example)."""
+    if isinstance(value, dict):
+        return {name: put(one, root, name) for name, one in value.items()}
+    if not isinstance(value, str) or not value.startswith("/data"):
+        return value
+    path = root / value.removeprefix("/")
+    example = Path(str(path).replace("*", "1"))
+    example.parent.mkdir(parents=True, exist_ok=True)
+    if key in ("dicom", "bids"):
+        example.mkdir(exist_ok=True)
+    else:
+        example.touch()
+    return str(path)
+
+
+def test_every_experiment_is_documented() -> None:
+    assert {name for name, _ in documented()} == {path.stem for path in EXPERIMENTS.glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("experiment", "real"), list(documented()))
+def test_documented_real_data_are_planned(tmp_path: Path, experiment: str, real: dict[str, Any]) -> None:
+    mine = tmp_path / "config.yaml"
+    mine.write_text(yaml.safe_dump(put(real, tmp_path)), encoding="utf-8")
+    files = ["--configfile", str(EXPERIMENTS / f"{experiment}.yaml"), str(mine)]
+    result = snakemake(tmp_path / "synthsr", "--dry-run", "--cores", "1", *files)
+    expected = {
+        "adni-volumetry": {"groups"},
+        "adni-superresolution": {"groups"},
+        "brats-registration": {"landmarks"},
+        "brats-atlas": {"lesion_map"},
+        "atlas-stroke": {"lesion_map", "asymmetry"},
+    }
+    usual = {"inventory", "gate", "tables", "ageing", "report", "all"}
+    assert planned(result) == usual | expected.get(experiment, set())

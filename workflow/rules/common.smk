@@ -6,10 +6,14 @@ from pathlib import Path
 
 import yaml
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.utils import validate
 
 from analysis.intake import folders
-from analysis.layout import Private, Results
+from analysis.backends.registry import BACKENDS
+from analysis.layout import Private, Results, segment_stage
+from analysis.simulate import clinic
+from synthsr.errors import ConfigurationError
 from synthsr.files import sha256
 from synthsr.weights import locate
 
@@ -28,7 +32,23 @@ if IS_SIMULATED:
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
+# Arms of the comparison whose volumes can be had; without the first, which is the reference, there is none.
+ARMS = {
+    name: arm
+    for name, arm in (config["arms"] or {}).items()
+    if "volumes" not in arm or Path(arm["volumes"]).is_file()
+}
+if not list(ARMS)[1:] or list(ARMS)[0] != list(config["arms"])[0]:
+    ARMS = {}
+if lacking := [name for name in config["arms"] or {} if name not in ARMS]:
+    logger.warning(
+        f"Not compared: the arms {', '.join(lacking)}. A study that they need has not been run (paths of volumes start "
+        f"at {Path.cwd()}). Run it, then this one again; config/experiments/README.md says how."
+    )
+
+
 wildcard_constraints:
+    arm="[A-Za-z0-9-]+",
     batch=r"\d+",
     level="scans|sessions",
 
@@ -95,6 +115,61 @@ def batches(stage):
     return tables
 
 
+def person_decisions():
+    """A person's decisions on scans, if there is such a file."""
+    return config["exclusions"] if Path(config["exclusions"]).is_file() else []
+
+
+def tables_of_backends():
+    """Tables of every back end, each also as Parquet and with its dictionary; of people whom no table matched."""
+    tables = []
+    for number, backend in enumerate(config["backends"]):
+        names = ["volumes", "volumes_sessions"]
+        if backend in BACKENDS and BACKENDS[backend].keeps_subject:
+            names.append("surfaces")
+        folder = RESULTS.tables(backend if number else None)
+        tables += [
+            folder / f"{name}.{kind}"
+            for name in names
+            for kind in ("tsv", "parquet", "json")
+        ]
+    if config["participants"]:
+        tables.append(RESULTS.tables() / "participants_unmatched.tsv")
+    return tables
+
+
+def tool_modules():
+    """Environment modules of FreeSurfer and FSL, for snakemake --sdm env-modules."""
+    return [tool["module"] for tool in config["tools"].values() if tool["module"]]
+
+
+def tool_places(suite):
+    """Command-line words of where FreeSurfer or FSL is."""
+    tool = config["tools"][suite]
+    return given(
+        {f"--{name}": tool.get(name) for name in ("home", "container", "licence")}
+    )
+
+
+def synthesiser_options():
+    """Command-line words of the synthesiser that is another laboratory's tool: where it is."""
+    is_tool = config["synthesiser"] == "mri_synthsr"
+    return tool_places("freesurfer") if is_tool else []
+
+
+def tool_options(backend):
+    """Command-line words of a back end that is another laboratory's tool: where it is, and recon-all's own."""
+    words = tool_places(BACKENDS[backend].suite.name)
+    if backend == "recon-all":
+        subjects = config["recon_all"]["subjects"]
+        words += [
+            "--stages",
+            *config["recon_all"]["stages"],
+            *given({"--subjects": subjects}),
+        ]
+    return words
+
+
 def statistics_tables():
     """Tables of every analysis of this study."""
     tables = [
@@ -105,6 +180,13 @@ def statistics_tables():
         tables.append(RESULTS.statistics("agreement") / "agreement.tsv")
     if config["groups"]["diagnoses"]:
         tables.append(RESULTS.statistics("groups") / "groups.tsv")
+    if ARMS:
+        tables += [
+            RESULTS.statistics(f"arm-{name}") / "agreement.tsv"
+            for name in list(ARMS)[1:]
+        ]
+        if config["groups"]["diagnoses"]:
+            tables.append(RESULTS.statistics("arms") / "groups.tsv")
     if config["lesions"]:
         tables.append(RESULTS.statistics("asymmetry") / "asymmetry.tsv")
     if config["landmarks"]:
@@ -128,6 +210,16 @@ def analysed_volumes(level):
     if config["harmonise"]["sites"]:
         return RESULTS.statistics(f"harmonise-{level}") / "volumes.tsv"
     return measured_volumes(level)
+
+
+def arm_options(name):
+    """Command-line words that choose an arm's scans."""
+    arm = ARMS[name]
+    spacing_mm = map(str, arm.get("spacing_mm", ()))
+    return [
+        *given({"--contrast": arm.get("contrast")}),
+        *(["--spacing-mm", *spacing_mm] if "spacing_mm" in arm else []),
+    ]
 
 
 def matching(key):
@@ -157,6 +249,16 @@ def configuration_file(key, example):
         f"{key}: neither {places[0].resolve()} nor {places[1]} is a file. Give a {key} configuration "
         f"such as {example}; an absolute path is safer."
     )
+
+
+def lesions_of_clinic(file):
+    """Table of lesions that a clinic's configuration gives: of patients with strokes or tumours."""
+    try:
+        groups = clinic.read(file).groups
+    except ConfigurationError as error:
+        raise WorkflowError(f"clinic: {error}")
+    has_lesions = any(group.diagnosis in ("Stroke", "Tumour") for group in groups)
+    return [CLINIC / "lesions.tsv"] if has_lesions else []
 
 
 def trained_networks(file):

@@ -1,16 +1,18 @@
 # Simulated patients with known truth, a target of its own or the study's input: --config clinic=config/clinic.yaml.
 
 if config["clinic"]:
+    CLINIC_FILE = configuration_file("clinic", "config/clinic.yaml")
 
     # The patients' files are no outputs: a job that was broken off goes on from them.
     rule simulate:
         input:
-            configuration_file("clinic", "config/clinic.yaml"),
+            CLINIC_FILE,
         output:
             CLINIC / "sessions.tsv",
             CLINIC / "truth.tsv",
             CLINIC / "scans.tsv",
             CLINIC / "clinic.json",
+            lesions_of_clinic(CLINIC_FILE),
         log:
             "logs/simulate.log",
         benchmark:

@@ -1,4 +1,4 @@
-# Stage 2: synthetic 1 mm T1s.
+# Stage 2: synthetic 1 mm T1s, or the scans themselves at 1 mm.
 
 
 rule synthesise:
@@ -12,12 +12,17 @@ rule synthesise:
         "benchmarks/synthesise/batch-{batch}.tsv"
     conda:
         "../../envs/synthsr-cohort.yaml"
+    envmodules:
+        *tool_modules(),
     threads: 4
     params:
         results=RESULTS.root,
+        synthesiser=config["synthesiser"],
+        options=synthesiser_options(),
         weights=config["weights"]["synthsr"],
         weights_hash=weights_hash("synthsr"),
         device=config["device"],
     shell:
-        "python -m analysis synthesise {input:q} --out {params.results:q} --weights {params.weights:q}"
-        " --device {params.device:q} --threads {threads} > {log:q} 2>&1"
+        "python -m analysis synthesise {input:q} --out {params.results:q} --synthesiser {params.synthesiser}"
+        " --weights {params.weights:q} --device {params.device:q} --threads {threads} {params.options:q}"
+        " > {log:q} 2>&1"
