@@ -148,13 +148,19 @@ def test_added_stage_has_its_own_best(config: train.TrainingConfig, monkeypatch:
     assert load_network(path).information["best_step"] == 10
 
 
-def test_without_validation_in_the_last_stage_the_last_step_counts(config: train.TrainingConfig) -> None:
-    (path,) = train.train(replace(config, validate_every=100), device=CPU)
+def test_without_validation_the_last_step_counts(config: train.TrainingConfig) -> None:
+    (path,) = train.train(replace(config, validation=(), validation_scans=()), device=CPU)
     told = load_network(path).information
     assert (told["steps"], told["best_step"]) == (6, None)
     checkpoint = load_file(config.run / "segmentation" / "checkpoint-0000006.safetensors")
     weights = load_file(path)
     assert all(torch.equal(weights[key], checkpoint[f"model.{key}"].half()) for key in weights)
+
+
+def test_the_last_step_is_validated_whatever_the_interval(config: train.TrainingConfig) -> None:
+    (path,) = train.train(replace(config, validate_every=100), device=CPU)
+    assert [row["step"] for row in rows_of(config.run / "segmentation" / "validation.tsv")] == ["6"]
+    assert load_network(path).information["best_step"] == 6
 
 
 def test_checkpoint_of_an_earlier_version_is_resumed(config: train.TrainingConfig) -> None:
