@@ -24,6 +24,7 @@ import evaluate_real  # noqa: E402
 import evaluate_weights  # noqa: E402
 import feature_stability  # noqa: E402
 import intervals  # noqa: E402
+import measure_inpainting  # noqa: E402
 import measure_speed  # noqa: E402
 import plot_real_scans  # noqa: E402
 
@@ -284,3 +285,12 @@ def test_steps_are_timed(tiny: dict[str, object], tmp_path: Path) -> None:
     assert 0 < figures["generator_share"] < 1
     assert 1e-4 < figures["step_s"] < 5
     assert not (tmp_path / "timed").exists(), "measuring leaves no run behind"
+
+
+def test_inpainting_is_told_within_white_matter() -> None:
+    """Lesions elsewhere, where tissue has another grey level, do not count."""
+    image = np.full((4, 4, 4), 2.0, dtype=np.float32)
+    lesions, white = np.zeros((4, 4, 4), dtype=bool), np.ones((4, 4, 4), dtype=bool)
+    lesions[0], white[0, 0] = True, False
+    image[0], image[0, 0] = 3.0, 100.0
+    assert measure_inpainting.ratio(image, lesions, white) == pytest.approx(1.5)
