@@ -44,6 +44,9 @@ def read(
         table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a tab-separated table in UTF-8: {error}") from error
+    if len(table) and not isinstance(table.index, pd.RangeIndex):
+        # pandas takes the first cells of such rows for an index, and shifts the others.
+        raise DataError(f"{path}: rows have more cells than the header has columns; remove tabs at the ends of lines")
     lacking = [column for column in columns if column not in table]
     if lacking:
         raise DataError(f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}")
