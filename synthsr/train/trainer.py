@@ -202,13 +202,22 @@ class Trainer:
         nn.init.zeros_(self.network.head.weight)
         if self.network.head.bias is not None:
             nn.init.zeros_(self.network.head.bias)
-        classes = slice(self.network.config.tissues * self.network.config.stride**3)
         for key, value in segmenter.state_dict().items():
-            if key.startswith("head."):
-                if own[key].shape[1:] == value.shape[1:] and len(value) >= (classes.stop or 0):
-                    own[key][classes] = value[classes]
-            elif key in own and own[key].shape == value.shape:
+            if not key.startswith("head.") and key in own and own[key].shape == value.shape:
                 own[key].copy_(value)
+        if not self.plan.tissues:
+            return
+        if (
+            own["head.weight"].shape[1:] != segmenter.head.weight.shape[1:]
+            or self.plan.stride != segmenter.config.stride
+        ):
+            raise ConfigurationError(
+                f"synthsr with tissues starts as its segmenter, which is {segmenter.config}; give synthsr the same stride, "
+                "features and last_features, or start_from: random"
+            )
+        classes = slice(self.network.config.tissues * self.plan.stride**3)
+        for key in ("head.weight", "head.bias"):
+            own[key][classes] = segmenter.state_dict()[key][classes]
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
