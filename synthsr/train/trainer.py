@@ -207,13 +207,11 @@ class Trainer:
                 own[key].copy_(value)
         if not self.plan.tissues:
             return
-        if (
-            own["head.weight"].shape[1:] != segmenter.head.weight.shape[1:]
-            or self.plan.stride != segmenter.config.stride
-        ):
+        fits = own["head.weight"].shape[1:] == segmenter.head.weight.shape[1:]
+        if not fits or self.plan.stride != segmenter.config.stride:
             raise ConfigurationError(
-                f"synthsr with tissues starts as its segmenter, which is {segmenter.config}; give synthsr the same stride, "
-                "features and last_features, or start_from: random"
+                f"synthsr with tissues starts as its segmenter, which is {segmenter.config}; give synthsr the same "
+                "stride, features and last_features, or start_from: random"
             )
         classes = slice(self.network.config.tissues * self.plan.stride**3)
         for key in ("head.weight", "head.bias"):
