@@ -1,5 +1,6 @@
 # Configuration, paths and wildcards; no science.
 import glob
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -17,7 +18,15 @@ from synthsr.errors import ConfigurationError
 from synthsr.files import sha256
 from synthsr.weights import locate
 
-validate(config, f"{workflow.basedir}/workflow/schemas/config.schema.yaml")
+try:
+    validate(config, f"{workflow.basedir}/workflow/schemas/config.schema.yaml")
+except WorkflowError as error:
+    # The rest of it is the whole schema and the whole configuration.
+    said, _, rest = str(error).partition("\n\nFailed validating")
+    place = re.search(r"On instance(.*):\n", rest)
+    raise WorkflowError(
+        f"{said} at config{place[1] if place else ''}; keys: config/README.md"
+    ) from None
 
 RESULTS = Results(Path("results"))
 PRIVATE = Private(Path(config["private"]))
