@@ -54,6 +54,8 @@ def killed(source: Path, root: Path, *, after_s: float, batch_size: int) -> bool
     """Run an intake in processes of its own and kill them all; False if it had ended before."""
     process = multiprocessing.get_context("fork").Process(target=_quietly, args=(source, root, batch_size))
     process.start()
+    # From both sides, as shells do it: whichever of the two is first, the group stands before it is killed.
+    os.setpgid(process.pid or 0, 0)
     process.join(after_s)
     is_running = process.exitcode is None
     if is_running:
@@ -63,7 +65,7 @@ def killed(source: Path, root: Path, *, after_s: float, batch_size: int) -> bool
 
 
 def _quietly(source: Path, root: Path, batch_size: int) -> None:
-    os.setsid()
+    os.setpgid(0, 0)
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
         intake(source, root, batch_size=batch_size)
