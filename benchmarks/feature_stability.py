@@ -6,8 +6,9 @@ learning), with numbers: the last features before the head, of the same brain un
     python benchmarks/feature_stability.py LABEL_MAPS... --out DIR --figure docs/feature-stability.png
 
 One network was trained on random contrasts, the other, of the same size and as many steps, on T1-like scans alone. Both
-see the same deformed heads, which they were not trained on, looking like a T1 and like a T2. Over the voxels of the
-brain, per feature: Pearson's correlation of its two maps, and the root mean square of their difference over the
+see the same deformed heads, which they were not trained on, looking like a T1 and like a T2; so does the shipped
+segmenter, at 1 mm, which has nothing to be compared with but says what longer training makes of it. Over the voxels of
+the brain, per feature: Pearson's correlation of its two maps, and the root mean square of their difference over the
 feature's standard deviation (0 if they are equal, 1.41 if they have nothing in common). Leaves ``features.tsv`` (a row
 per head, network and feature), ``feature_stability.json`` and the figure.
 """
@@ -15,6 +16,7 @@ per head, network and feature), ``feature_stability.json`` and the figure.
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,15 @@ from torch import Tensor
 
 from synthsr import files, inference, labels, losses, networks
 from synthsr.errors import ConfigurationError
-from synthsr.generator import Generated, load_label_map
+from synthsr.generator import Generated, Generator, load_label_map
 from synthsr.networks import UNet
 from synthsr.train import MAIN_NUMBERS
 from synthsr.weights.storage import load_network
 
 CONTRASTS = ("T1", "T2")
 NETWORKS = {"random": "random contrasts", "t1": "T1-like scans alone"}
+#: The shipped network, which is not in the figure.
+SHIPPED = "shipped"
 Mask = npt.NDArray[np.bool_]
 #: Features of one network by contrast, each of shape (features, x, y, z).
 Maps = dict[str, Tensor]
@@ -90,8 +94,9 @@ def agreement(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> t
 @torch.inference_mode()
 def mean_dice(network: UNet, features: Tensor, made: Generated) -> float:
     """Of the segmentation that the head makes of the features."""
-    best = networks.unfold(network.head(features[None]), network.config.stride).argmax(1)
     numbers = labels.segmentation_numbers()
+    # Behind the labels there may be a map of distances.
+    best = networks.unfold(network.head(features[None]), network.config.stride)[:, : len(numbers)].argmax(1)
     dice = losses.hard_dice(best, made.channel, len(numbers))
     return float(torch.nanmean(dice[[numbers.index(number) for number in MAIN_NUMBERS]]))
 
@@ -99,7 +104,7 @@ def mean_dice(network: UNet, features: Tensor, made: Generated) -> float:
 def summarise(features: pd.DataFrame, dice: pd.DataFrame) -> dict[str, Any]:
     """Per network: median over features and heads with its interval, share of unchanged features, Dice per contrast."""
     summary: dict[str, Any] = {}
-    for name in NETWORKS:
+    for name in (*NETWORKS, SHIPPED):
         rows = features[features["network"] == name].dropna()
         entry: dict[str, Any] = {
             f"median_{column}": intervals.of_statistic(rows, [column], lambda values: float(np.median(values)))
@@ -168,12 +173,43 @@ def draw_figure(
     plt.close(figure)
 
 
+@dataclass
+class Measured:
+    """Rows of the tables, and what the figure shows of the first head."""
+
+    features: list[dict[str, Any]] = field(default_factory=list)
+    dice: list[dict[str, Any]] = field(default_factory=list)
+    scans: dict[str, Tensor] = field(default_factory=dict)
+    maps: dict[str, Maps] = field(default_factory=dict)
+    within: dict[str, Mask] = field(default_factory=dict)
+
+    def add(self, ready: dict[str, UNet], make: Generator, path: Path, draw: int) -> None:
+        """Measure networks on one deformed head."""
+        source = load_label_map(path)
+        made = {contrast: deformed_heads.head(make, source, draw, contrast) for contrast in CONTRASTS}
+        for name, network in ready.items():
+            row = {"label_map": path.name, "draw": draw, "network": name}
+            within, maps = brain(made["T1"], network.config.stride), {}
+            for contrast in CONTRASTS:
+                told = last_features(network, made[contrast].image)
+                self.dice.append({**row, "contrast": contrast, "dice": mean_dice(network, told, made[contrast])})
+                maps[contrast] = told.cpu()
+            found = agreement(*(maps[contrast].numpy()[:, within] for contrast in CONTRASTS))
+            for feature, (correlation, difference) in enumerate(zip(*found, strict=True)):
+                measured = {"correlation": correlation, "relative_difference": difference}
+                self.features.append({**row, "feature": feature, **measured})
+            if name not in self.maps:
+                self.maps[name], self.within[name] = maps, within
+                self.scans = self.scans or {contrast: made[contrast].image for contrast in CONTRASTS}
+
+
 def main() -> None:
     """Measure, print, write and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("label_maps", nargs="+", type=Path)
     parser.add_argument("--random", default="runs/ablation/random_contrast/segmentation.safetensors")
     parser.add_argument("--t1", default="runs/ablation/t1_contrast/segmentation.safetensors")
+    parser.add_argument("--shipped", default="segmentation", help="name or file (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--figure", type=Path, required=True)
     parser.add_argument("--draws", type=int, default=8, help="seeded deformations per map (default: %(default)s)")
@@ -189,44 +225,31 @@ def main() -> None:
     if len(set(steps.values())) > 1:
         raise ConfigurationError(f"steps differ: {steps}; train both networks to the end, or they do not compare")
     ready = {name: inference.ready(one.network, device) for name, one in loaded.items()}
-    make = deformed_heads.generator(device, field_mm=given.field_mm, voxel_size_mm=given.voxel_size_mm)
-    feature_rows: list[dict[str, Any]] = []
-    dice_rows: list[dict[str, Any]] = []
-    shown: tuple[dict[str, Tensor], dict[str, Maps], dict[str, Mask]] | None = None
+    own = load_network(given.shipped)
+    make, make_1mm = (
+        deformed_heads.generator(device, field_mm=given.field_mm, voxel_size_mm=size)
+        for size in (given.voxel_size_mm, 1)
+    )
+    measured = Measured()
     for path in given.label_maps:
-        source = load_label_map(path)
         for draw in range(given.draws):
-            made = {contrast: deformed_heads.head(make, source, draw, contrast) for contrast in CONTRASTS}
-            within = {name: brain(made["T1"], network.config.stride) for name, network in ready.items()}
-            maps: dict[str, Maps] = {name: {} for name in ready}
-            for name, network in ready.items():
-                row = {"label_map": path.name, "draw": draw, "network": name}
-                for contrast in CONTRASTS:
-                    features = last_features(network, made[contrast].image)
-                    overlap = mean_dice(network, features, made[contrast])
-                    dice_rows.append({**row, "contrast": contrast, "dice": overlap})
-                    maps[name][contrast] = features.cpu()
-                found = agreement(*(maps[name][contrast].numpy()[:, within[name]] for contrast in CONTRASTS))
-                for feature, (correlation, difference) in enumerate(zip(*found, strict=True)):
-                    measured = {"correlation": correlation, "relative_difference": difference}
-                    feature_rows.append({**row, "feature": feature, **measured})
-            shown = shown or ({contrast: made[contrast].image for contrast in CONTRASTS}, maps, within)
+            measured.add(ready, make, path, draw)
+            measured.add({SHIPPED: inference.ready(own.network, device)}, make_1mm, path, draw)
             print(path.name, draw, flush=True)
-    table, dice = pd.DataFrame(feature_rows), pd.DataFrame(dice_rows)
+    table, dice = pd.DataFrame(measured.features), pd.DataFrame(measured.dice)
     with files.whole(given.out / "features.tsv") as temporary:
         table.round(5).to_csv(temporary, sep="\t", index=False)
     summary = {
         "label_maps": [path.name for path in given.label_maps],
         "draws_per_map": given.draws,
         "contrasts": list(CONTRASTS),
-        "sha256": {name: one.sha256 for name, one in loaded.items()},
+        "sha256": {name: one.sha256 for name, one in {**loaded, SHIPPED: own}.items()},
         "steps": next(iter(steps.values())),
         **summarise(table, dice),
     }
     files.write_json(given.out / "feature_stability.json", summary)
-    if shown is not None:
-        draw_figure(given.figure, *shown, table)
-    for name, title in NETWORKS.items():
+    draw_figure(given.figure, measured.scans, measured.maps, measured.within, table)
+    for name, title in {**NETWORKS, SHIPPED: "shipped segmenter, 1 mm"}.items():
         print(f"{title}: {summary[name]}")
 
 
