@@ -12,6 +12,7 @@ What has just been written comes from the disk cache as far as the memory reache
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import platform
 import subprocess
@@ -39,6 +40,8 @@ PROTOCOL: tuple[tuple[str, int, float, dict[str, Any]], ...] = (
     ("ep2d_diff", 56, 2.5, {"ScanningSequence": "EP", "RepetitionTime": 4000, "EchoTime": 90, "DiffusionBValue": 1e3}),
     ("t1_mprage", 160, 1.0, {"ScanningSequence": "GR", "RepetitionTime": 2300, "EchoTime": 3, "InversionTime": 900}),
 )
+#: What stands in a series' header for a slice's end of UID, z position and number.
+OWN = (b".888", b"+9999.999", b"9999")
 FILES_PER_PATIENT = sum(n_slices for _, n_slices, _, _ in PROTOCOL)
 
 
@@ -54,20 +57,29 @@ def write_files(folder: Path, n_files: int) -> int:
         for number, (description, n_slices, spacing_mm, tags) in enumerate(PROTOCOL, start=1):
             series = target / f"study_{patient:06d}" / f"{number:03d}_{description}"
             series.mkdir(parents=True, exist_ok=True)
-            image = _header(patient, study_uid, number, description, tags)
-            image.PixelData = pixels
+            content = io.BytesIO()
+            dcmwrite(content, _header(patient, study_uid, number, description, tags, pixels), enforce_file_format=True)
+            header = content.getvalue().removesuffix(pixels)
             for index in range(n_slices):
-                image.SOPInstanceUID = f"{image.SeriesInstanceUID}.{index + 1}"
-                image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
-                image.InstanceNumber = index + 1
-                image.ImagePositionPatient = [-110, -110, round(index * spacing_mm - 60, 3)]
-                dcmwrite(series / f"IM-{number:04d}-{index + 1:04d}.dcm", image, enforce_file_format=True)
+                path = series / f"IM-{number:04d}-{index + 1:04d}.dcm"
+                path.write_bytes(_of_slice(header, index, index * spacing_mm - 60) + pixels)
         (target / "done").touch()
     return n_patients * FILES_PER_PATIENT
 
 
-def _header(patient: int, study_uid: str, number: int, description: str, tags: dict[str, Any]) -> Dataset:
+def _of_slice(header: bytes, index: int, place_mm: float) -> bytes:
+    """Put a slice's own values, of the same lengths, in place of :data:`OWN`: writing each by pydicom takes minutes."""
+    for placeholder, value in zip(OWN, (f".{index + 100}", f"{place_mm:+09.3f}", f"{index + 1:04d}"), strict=True):
+        header = header.replace(placeholder, value.encode("ascii"))
+    return header
+
+
+def _header(
+    patient: int, study_uid: str, number: int, description: str, tags: dict[str, Any], pixels: bytes
+) -> Dataset:
+    uid, place, instance = (placeholder.decode("ascii") for placeholder in OWN)
     image = Dataset()
+    image.PixelData = pixels
     image.file_meta = FileMetaDataset()
     image.file_meta.MediaStorageSOPClassUID = MRImageStorage
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -76,6 +88,8 @@ def _header(patient: int, study_uid: str, number: int, description: str, tags: d
     image.PatientID, image.PatientName, image.PatientSex = f"PAT{patient:06d}", f"Test^{patient:06d}", "F"
     image.PatientBirthDate, image.StudyDate, image.StudyTime = "19500102", "20200304", "101112"
     image.StudyInstanceUID, image.SeriesInstanceUID = study_uid, f"{study_uid}.{number}"
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"{image.SeriesInstanceUID}{uid}"
+    image.ImagePositionPatient, image.InstanceNumber = ["-110", "-110", place], instance
     image.StudyID, image.SeriesNumber, image.AcquisitionNumber = "1", number, 1
     image.SeriesDescription = image.ProtocolName = description
     image.BodyPartExamined, image.SliceThickness, image.FlipAngle, image.MagneticFieldStrength = "HEAD", 5, 90, 1.5
@@ -107,7 +121,7 @@ def measure(source: Path, study: Path, processes: int) -> dict[str, float]:
     peak_mb = 0.0
     while process.poll() is None:
         peak_mb = max(peak_mb, sum(map(_memory_mb, _family(process.pid))))
-        time.sleep(0.1)
+        time.sleep(0.5)
     if process.returncode:
         raise SystemExit(f"the inventory ended with code {process.returncode}")
     after = os.times()

@@ -6,8 +6,16 @@ import base64
 import binascii
 import bz2
 import gzip
+import html
+import io
+import json
 import lzma
+import re
+import sqlite3
 import struct
+import tempfile
+import urllib.parse
+import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,35 +23,71 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_COMPRESSED = ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma))
+#: A page that embeds a picture; a stream of a PDF, which is mostly compressed.
+_EMBEDDED = re.compile(rb"base64,([A-Za-z0-9+/\s]+=*)")
+_STREAM = re.compile(rb"stream\r?\n(.*?)endstream", re.DOTALL)
+#: Archives within archives are looked into so often.
+DEPTH = 4
+#: Shorter pieces of base64 may come about by chance.
+_SHORTEST_BASE64 = 7
 
 
 def find(folders: Iterable[Path], secrets: Iterable[str]) -> list[str]:
     """Where a secret stands: ``file: secret`` of every find, in any case and any usual encoding.
 
-    Looks at names of files and folders, at files as they are, inside gzip, bz2 and xz, at the texts and profiles of
-    PNG, at columns and metadata of Parquet, and at where links point to. Snakemake names files by base64 of what they
-    are about.
+    Looks at names of files and folders, at where links point to, and at files as they are; inside gzip, bz2, xz, zip
+    (and what is one, such as npz), PDF and pictures that pages embed, in any nesting; at the texts and profiles of PNG,
+    at columns and metadata of Parquet, at tables of SQLite. Snakemake names files by base64 of what they are about.
     """
-    wanted = {secret: _written(secret) for secret in secrets}
+    wanted = {secret: (_folded(secret), _in_base64(secret)) for secret in secrets}
     found = []
     for folder in folders:
         for path in folder.rglob("*"):
-            contents = [content.lower() for content in _contents(path, folder)]
+            contents = [(content.lower(), content) for content in _contents(path, folder)]
             found += [
                 f"{path.relative_to(folder)}: {secret}"
-                for secret, forms in wanted.items()
-                if any(form in content for content in contents for form in forms)
+                for secret, (folded, exact) in wanted.items()
+                if any(form in lower for lower, _ in contents for form in folded)
+                or any(form in content for _, content in contents for form in exact)
             ]
     return found
 
 
-def _written(secret: str) -> set[bytes]:
-    """A secret as texts write it, in lower case; eight digits of a date also as ISO 8601 writes them."""
-    texts = {secret.lower()}
-    if len(secret) == 8 and secret.isdigit():
-        texts.add(f"{secret[:4]}-{secret[4:6]}-{secret[6:]}")
-    forms = {text.encode(code, "ignore") for text in texts for code in ("utf-8", "latin-1", "utf-16-le")}
+def _spellings(secret: str) -> set[str]:
+    """A secret and, of eight digits, the ways to write a date; numbers also without what separates their parts."""
+    texts = {secret}
+    if re.fullmatch(r"(19|20)\d{6}", secret):
+        year, month, day = secret[:4], secret[4:6], secret[6:]
+        texts |= {f"{year}-{month}-{day}", f"{day}.{month}.{year}", f"{day}/{month}/{year}", f"{month}/{day}/{year}"}
+    elif len(joined := re.sub(r"\W", "", secret)) >= 8 and joined.isdigit():
+        texts.add(joined)
+    return texts
+
+
+def _folded(secret: str) -> set[bytes]:
+    """As texts, tables, pages and addresses write it, in lower case."""
+    # bytes.lower, which folds what is searched, knows no letters beyond ASCII.
+    texts = {case for text in _spellings(secret) for case in (text, text.lower(), text.upper())}
+    texts |= {json.dumps(text)[1:-1] for text in texts}
+    texts |= {html.escape(text) for text in texts}
+    texts |= {quote(text) for text in texts for quote in (urllib.parse.quote, urllib.parse.quote_plus)}
+    codes = ("utf-8", "latin-1", "utf-16-le", "utf-16-be")
+    forms = {text.encode(code, "ignore").lower() for text in texts for code in codes}
     return {form for form in forms if len(form) > 2}
+
+
+def _in_base64(secret: str) -> set[bytes]:
+    """As it stands within longer base64: three ways, by the place at which it begins."""
+    forms = set()
+    for text in {case for spelt in _spellings(secret) for case in (spelt, spelt.lower(), spelt.upper())}:
+        plain = text.encode()
+        for before in range(3):
+            code = base64.b64encode(b"\0" * before + plain)
+            # Digits that belong to bytes before or behind are left out.
+            form = code[(0, 2, 3)[before] : len(code) - (0, 3, 2)[(before + len(plain)) % 3]]
+            forms |= {form, form.replace(b"+", b"-").replace(b"/", b"_")}
+    return {form for form in forms if len(form) >= _SHORTEST_BASE64}
 
 
 def _contents(path: Path, folder: Path) -> Iterator[bytes]:
@@ -52,24 +96,61 @@ def _contents(path: Path, folder: Path) -> Iterator[bytes]:
     yield _from_base64("".join(path.relative_to(folder).parts[1:]))
     if path.is_symlink():
         yield str(path.readlink()).encode("utf-8", "surrogateescape")
-    if not path.is_file():
-        return
-    content = path.read_bytes()
+    if path.is_file():
+        yield from _unpacked(path.read_bytes(), DEPTH)
+
+
+def _unpacked(content: bytes, depth: int) -> Iterator[bytes]:
+    """Content and whatever is packed in it."""
     yield content
-    for magic, opener in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ", lzma)):
+    if depth == 0:
+        return
+    for magic, opener in _COMPRESSED:
         if content.startswith(magic):
-            yield opener.decompress(content)
+            yield from _unpacked(opener.decompress(content), depth - 1)
+    if content.startswith(b"PK\3\4"):
+        with zipfile.ZipFile(io.BytesIO(content)) as packed:
+            for member in packed.infolist():
+                yield member.filename.encode() + member.comment + member.extra
+                yield from _unpacked(packed.read(member), depth - 1)
     if content.startswith(_PNG):
         yield from _png_texts(content)
     if content.startswith(b"PAR1"):
-        table = parquet.read_table(path)
+        table = parquet.read_table(io.BytesIO(content))
         yield repr(table.schema.metadata).encode()
         yield "\n".join(str(value) for column in table.columns for value in column.to_pylist()).encode()
+    if content.startswith(b"SQLite format 3\0"):
+        yield from (part for cell in _cells(content) for part in _unpacked(cell, depth - 1))
+    if content.startswith(b"%PDF"):
+        for stream in _STREAM.findall(content):
+            yield from _inflated(stream)
+    for code in _EMBEDDED.findall(content):
+        yield from _unpacked(_from_base64(code.decode()), depth - 1)
+
+
+def _cells(database: bytes) -> Iterator[bytes]:
+    """Texts and bytes of all tables: those longer than a page lie in pieces."""
+    with tempfile.NamedTemporaryFile(suffix=".sqlite") as file:
+        file.write(database)
+        file.flush()
+        tables = sqlite3.connect(f"file:{file.name}?mode=ro&immutable=1", uri=True)
+        names = [name for (name,) in tables.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for name in names:
+            for row in tables.execute(f'SELECT * FROM "{name}"'):
+                yield from (str(cell).encode() if not isinstance(cell, bytes) else cell for cell in row)
+        tables.close()
+
+
+def _inflated(stream: bytes) -> Iterator[bytes]:
+    try:
+        yield zlib.decompress(stream)
+    except zlib.error:  # of another kind
+        return
 
 
 def _from_base64(name: str) -> bytes:
     try:
-        return base64.b64decode(name + "=" * (-len(name) % 4), altchars=b"-_")
+        return base64.b64decode(name.replace("-", "+").replace("_", "/") + "=" * (-len(name) % 4))
     except (binascii.Error, ValueError):
         return b""
 

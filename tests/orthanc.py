@@ -1,4 +1,4 @@
-"""A real PACS for tests: Orthanc on loopback with its DICOMweb plugin, and a proxy that can cut its connections."""
+"""A real PACS for tests: Orthanc on loopback with its DICOMweb plugin, a proxy that cuts connections, and a client."""
 
 from __future__ import annotations
 
@@ -16,11 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dicom_maker as maker
+import pandas as pd
 import requests
+import yaml
+from pydicom import dcmread
+
+from analysis import tsv
+from analysis.cli import main
 
 PROGRAM = shutil.which("Orthanc") or ("/usr/sbin/Orthanc" if os.access("/usr/sbin/Orthanc", os.X_OK) else None)
 PLUGINS = Path("/usr/share/orthanc/plugins")
 START_S = 60
+N_SLICES = 2
+#: Bytes per study after which a connection is cut in the middle: about half of those that pass.
+CUT_AFTER = {"get": 4_000, "move": 1_200, "web": 4_000}
 
 
 def lacking() -> str:
@@ -40,10 +50,11 @@ def free_port() -> int:
 
 @dataclass
 class Orthanc:
-    """A server that runs until :meth:`stop`; ``own_port`` is where it sends what is asked for by C-MOVE."""
+    """A server that runs until :meth:`stop`; ``own_port`` is where it sends, encrypted if it is to be, by C-MOVE."""
 
     root: Path
     extra: dict[str, Any] = field(default_factory=dict)
+    calls_by_tls: bool = False
 
     def __post_init__(self) -> None:
         self.http_port, self.dicom_port, self.own_port = free_port(), free_port(), free_port()
@@ -59,7 +70,14 @@ class Orthanc:
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": False,
             **{f"DicomAlwaysAllow{verb}": True for verb in ("Echo", "Store", "Find", "Get", "Move")},
-            "DicomModalities": {"us": ["SYNTHSR", "127.0.0.1", self.own_port]},
+            "DicomModalities": {
+                "us": {
+                    "AET": "SYNTHSR",
+                    "Host": "127.0.0.1",
+                    "Port": self.own_port,
+                    "UseDicomTls": self.calls_by_tls,
+                }
+            },
             "Plugins": [str(PLUGINS)],
             **self.extra,
         }
@@ -183,3 +201,87 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
         capture_output=True,
     )
     return certificate, key
+
+
+def make_studies(folder: Path, n_studies: int) -> None:
+    """Write studies of two slices of 2 kB; each patient has one in every hundred, a year apart."""
+    for number in range(n_studies):
+        tags = {**maker.T1, "AccessionNumber": f"A{number:03d}", "StudyDate": f"20{10 + number // 100}0304"}
+        places = maker.positions(N_SLICES, 6.0)
+        maker.write_series(folder, tags, patient=f"P{number % 100}", study=f"1.2.{number + 1}", places=places)
+
+
+def in_the_way(way: str, server: Orthanc, **how: Any) -> tuple[Proxy, dict[str, object]]:
+    """A proxy in the way of the images, and the settings that lead through it."""
+    if way == "move":  # the PACS calls us
+        own_port = free_port()
+        return Proxy(own_port, port=server.own_port, **how), {"own_port": own_port}
+    proxy = Proxy(server.dicom_port if way == "get" else server.http_port, **how)
+    return proxy, {"port": proxy.port} if way == "get" else {"url": f"http://127.0.0.1:{proxy.port}/dicom-web"}
+
+
+@dataclass
+class Resumed:
+    """What became of a fetching that was cut and done again."""
+
+    n_cut: int
+    n_files_first: int
+    n_files: int
+    is_resumed_without_fetching_twice: bool
+    needed_s: float
+
+
+class Client:
+    """A folder to fetch into, with the files that say how and what."""
+
+    def __init__(self, root: Path, server: Orthanc) -> None:
+        self.root, self.server, self.out = root, server, root / "fetched"
+
+    def fetch(self, way: str, lines: list[dict[str, str]], **changes: object) -> int:
+        """Exit code of the command."""
+        reached = {
+            "get": {"host": "127.0.0.1", "port": self.server.dicom_port, "title": "ORTHANC"},
+            "web": {"url": f"{self.server.address}/dicom-web"},
+        }
+        reached["move"] = {**reached["get"], "own_host": "127.0.0.1", "own_port": self.server.own_port}
+        settings = {"retrieve": way, **reached[way], "files_per_second": 1000, "timeout_s": 20, **changes}
+        (self.root / "pacs.yaml").write_text(yaml.safe_dump(settings))
+        pd.DataFrame(lines).to_csv(self.root / "table.tsv", sep="\t", index=False)
+        return main(["fetch", str(self.root / "pacs.yaml"), str(self.root / "table.tsv"), "--out", str(self.out)])
+
+    def fetch_in_spite_of_a_cut(self, way: str, lines: list[dict[str, str]]) -> Resumed:
+        """Fetch from a PACS that is gone in the middle, and again when it is back."""
+        # C-MOVE: what is cut is the connection on which we ask; the images come by others.
+        proxy, changes = in_the_way(
+            "get" if way == "move" else way, self.server, cut_after=len(lines) * CUT_AFTER[way], dies=True
+        )
+        start = time.monotonic()
+        try:
+            code = self.fetch(way, lines, attempts=1, **changes)
+        finally:
+            proxy.close()
+        first = {path: path.stat().st_mtime_ns for path in self.files}
+        is_right = code == 69 and self.fetch(way, lines) == 0
+        return Resumed(
+            n_cut=proxy.n_cut,
+            n_files_first=len(first),
+            n_files=len(self.files),
+            is_resumed_without_fetching_twice=is_right
+            and all(path.stat().st_mtime_ns == moment for path, moment in first.items()),
+            needed_s=time.monotonic() - start,
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        return tsv.read(self.out / "fetched.tsv")
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(self.out.rglob("*.dcm"))
+
+
+def same_as_stored(files: list[Path], server: Orthanc) -> bool:
+    """Whether files have the pixels that were stored, from ``made`` beside the server's folder."""
+    made = {path.name.removesuffix(".dcm"): path for path in (server.root.parent / "made").iterdir()}
+    images = [dcmread(path) for path in files]
+    return all(image.PixelData == dcmread(made[image.SOPInstanceUID]).PixelData for image in images)

@@ -13,13 +13,12 @@ import pandas as pd
 
 from analysis import tsv
 from analysis.errors import DataError
-from analysis.layout import entities
+from analysis.layout import CONTRASTS, entities
 
 from . import images
 from .geometry import PLANES
 from .series import OLDEST_YEARS, Series
 
-SUFFIXES = ("T1w", "T2w", "FLAIR", "PDw")
 #: In tables only: the names of a dataset without sessions stay without.
 ONLY_SESSION = "ses-01"
 
@@ -102,9 +101,9 @@ def _judge(dataset: Path, path: Path, *, session_id: str, age_years: float, sex:
         series_uid=relative.as_posix(),
         study_date="",
         paths=(path,),
-        contrast=suffix if suffix in SUFFIXES else "other",
+        contrast=suffix if suffix in CONTRASTS else "other",
         reason="",
-        modality="MR",
+        modality="CT" if suffix == "ct" else "MR",
         age_years=age_years,
         sex=sex,
         participant_id=subject,
@@ -113,8 +112,8 @@ def _judge(dataset: Path, path: Path, *, session_id: str, age_years: float, sex:
     )
     if not _NAME.fullmatch(name) or not _lies_where_it_says(name, relative):
         return replace(series, reason="file name is not a BIDS name of its folder's participant and session")
-    if suffix not in SUFFIXES:
-        return replace(series, reason=f"{path.name}: suffix is none of {', '.join(SUFFIXES)}")
+    if suffix not in CONTRASTS:
+        return replace(series, reason=f"{path.name}: suffix is none of {', '.join(CONTRASTS)}")
     if not path.exists():
         return replace(
             series, reason=f"{path.name}: a link to content that is not there; fetch it (datalad get) or remove it"

@@ -72,8 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.format == "bids":
             found = bids.find_series(arguments.source)
         else:
-            source = open_source(arguments.source, unpacked=private.unpacked)
-            found = dicom.find_series(source, Index(private.index), rules=rules, processes=arguments.processes)
+            source, index = open_source(arguments.source, unpacked=private.unpacked), Index(private.index)
+            found = dicom.find_series(source, index, rules=rules, processes=arguments.processes)
+            print("{} files, of which {} are not DICOM and were left out".format(*index.count()))
         links = Links.read(private)
         links.add(found, batch_size=arguments.batch_size)
         links.forget(found, is_converted=lambda scan_id: results.raw(scan_id).is_file())
@@ -120,4 +121,6 @@ def publish(links: Links, results: Results) -> None:
     people = {row["participant_id"]: row for row in reversed(sessions) if row["participant_id"] in with_scans}
     if low_field := lowfield.pairs(rows):
         tsv.write(pd.DataFrame(low_field, columns=list(lowfield.COLUMNS)), results.low_field)
+    else:
+        results.low_field.unlink(missing_ok=True)
     dataset.write_head(people.values(), results.root / "rawdata")

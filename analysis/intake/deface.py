@@ -1,4 +1,8 @@
-"""Removes faces: what lies further from the intracranial space than a border, as the segmenter finds it."""
+"""Removes faces: what lies further from the intracranial space than a border.
+
+The space is what the segmenter labels as such, and what its head for the distance to the brain's boundary finds: where
+one of the two has missed some brain, the other protects it.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from analysis.errors import DataError
 from synthsr import labels, scan
 from synthsr.preprocess import Grid
 from synthsr.segment import Segmenter
+from synthsr.strip import brain_mask
 
 #: Leaves the inner skull; the eyes' lenses, the nose and the skin lie further out.
 BORDER_MM = 8.0
@@ -28,7 +33,7 @@ class Defacer:
     Parameters
     ----------
     weights
-        Segmentation weights by name or path.
+        Segmentation weights by name or path; best with a head for the distance to the brain's boundary.
     device
         ``auto``, ``cpu``, ``cuda`` …
     """
@@ -60,6 +65,8 @@ class Defacer:
         channel, _ = self.segmenter.segment(seen, flip=False)
         numbers = np.array(labels.segmentation_numbers())
         inside = np.isin(numbers[channel.numpy()], labels.intracranial_numbers())
+        if self.segmenter.weights.network.config.distance:
+            inside |= brain_mask(self.segmenter.strip(seen, flip=False).numpy())
         kept = near(inside, grid, Grid((x, y, z), image.affine))
         if kept is None:
             raise DataError(f"{name}: no head found in it, so that its face cannot be removed; leave out this scan")

@@ -8,7 +8,6 @@ back. What was done to each series is in ``series.tsv`` of the output; who it is
 from __future__ import annotations
 
 import argparse
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,12 +30,13 @@ _PIXEL_DATA = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 @dataclass
 class _Found:
-    """A series of the source: its files by patient, and where its slices lie."""
+    """A series of the source: its files by patient, where its slices lie, its days and sexes."""
 
     modality: str
     reason: str = ""
     paths: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
     places: set[str] = field(default_factory=set)
+    scanned: set[tuple[str, str]] = field(default_factory=set)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +100,7 @@ def _copy(source: Path, out: Path, private: Private, options: frozenset[str]) ->
         }
         folder = out / names["participant_id"] / names["study"] / names["series"]
         paths = it.paths[patient]
-        n_files, reason = (0, it.reason) if it.reason else _write(paths, folder, key, patient, options)
+        n_files, reason = _hold_back(folder, it.reason) if it.reason else _write(paths, folder, key, patient, options)
         rows[patient, study, series] = {
             **{"patient_id": patient, "study_uid": study, "series_uid": series, **names},
             **{"shift_days": str(key.shift_days(patient)), "path": to_text(paths[0].parent)},
@@ -145,13 +145,12 @@ def _sort(path: Path, private: Private) -> tuple[dict[tuple[str, str, str], _Fou
             if header is None:
                 continue
             study, series = (str(header.get(name) or "") for name in ("StudyInstanceUID", "SeriesInstanceUID"))
-            modality = str(header.get("Modality") or "")
-            known = found.setdefault(
-                (study, series), _Found(modality if re.fullmatch("[A-Z]{2,16}", modality) else tsv.MISSING)
-            )
+            modality = profile.modality_of(str(header.get("Modality") or "")) or tsv.MISSING
+            known = found.setdefault((study, series), _Found(modality))
             known.reason = known.reason or profile.held_back(header)
             known.paths[profile.patient_of(header)].append(file)
             known.places.add(str(header.get("ImagePositionPatient")))
+            known.scanned.add((str(header.get("StudyDate") or ""), str(header.get("PatientSex") or "")))
         except Exception:  # pydicom raises nearly anything on a damaged file
             unusable[file] = UNREADABLE
     return {owned: it for key, it in found.items() for owned, it in _owned(key, it)}, unusable
@@ -160,15 +159,22 @@ def _sort(path: Path, private: Private) -> tuple[dict[tuple[str, str, str], _Fou
 def _owned(key: tuple[str, str], found: _Found) -> Iterator[tuple[tuple[str, str, str], _Found]]:
     """Tell a series whose identifier was changed halfway, of the patient most of its files name, from copies.
 
-    All slices of the former lie at different places; the inventory has the same rule.
+    All slices of the former lie at different places, of one day and sex; the inventory has the same rule.
     """
     patients = sorted(found.paths, key=lambda patient: (-len(found.paths[patient]), patient))
     files = [path for paths in found.paths.values() for path in paths]
-    if len(found.places) == len(files):
+    if len(found.places) == len(files) and len(found.scanned) == 1:
         yield (patients[0], *key), replace(found, paths={patients[0]: files})
     else:
         for patient in patients:
             yield (patient, *key), replace(found, paths={patient: found.paths[patient]})
+
+
+def _hold_back(folder: Path, reason: str) -> tuple[int, str]:
+    """Take away what an earlier run wrote of the series, when nothing spoke against it yet."""
+    for path in folder.glob("image-*.dcm"):
+        path.unlink()
+    return 0, reason
 
 
 def _write(paths: Iterable[Path], folder: Path, key: Key, patient: str, options: frozenset[str]) -> tuple[int, str]:
@@ -181,8 +187,9 @@ def _write(paths: Iterable[Path], folder: Path, key: Key, patient: str, options:
     for path in paths:
         try:
             image = _read(path, pixels=True)
-            if image is None or not any(name in image for name in _PIXEL_DATA) or _is_cut(image):
+            if image is None or not any(name in image for name in _PIXEL_DATA):
                 raise DataError(UNREADABLE)
+            _trim(image)
             name = key.label("image", str(image.get("SOPInstanceUID") or path))
             with files.whole(folder / f"image-{name}.dcm") as temporary, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # would print values
@@ -224,10 +231,23 @@ def _read(path: Path, *, pixels: bool) -> Any:
     return image
 
 
-def _is_cut(image: Any) -> bool:
-    """Whether uncompressed pixels are fewer than the header says."""
+def _trim(image: Any) -> None:
+    """Cut off what follows the last pixel, or stands beside pixels in compressed images: it may be any text.
+
+    Raises
+    ------
+    DataError
+        If uncompressed pixels are fewer than the header says.
+    """
+    from . import codestream
+
+    name = next(name for name in _PIXEL_DATA if name in image)
+    data = image[name].value
     if image.file_meta.get("TransferSyntaxUID") and image.file_meta.TransferSyntaxUID.is_encapsulated:
-        return False
-    data = next(image[name].value for name in _PIXEL_DATA if name in image)
+        image[name].value = codestream.without_comments(data, int(image.get("NumberOfFrames") or 1))
+        return
     bits = image.Rows * image.Columns * image.get("SamplesPerPixel", 1) * image.get("BitsAllocated", 16)
-    return bool(len(data) < bits * int(image.get("NumberOfFrames") or 1) // 8)
+    n_bytes = bits * int(image.get("NumberOfFrames") or 1) // 8
+    if len(data) < n_bytes:
+        raise DataError(UNREADABLE)
+    image[name].value = data[:n_bytes] + b"\0" * (n_bytes % 2)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
@@ -13,13 +12,15 @@ from pathlib import Path
 from analysis import tsv
 from analysis.errors import DataError
 
-from . import classify, geometry, headers
+from . import classify, geometry, headers, profile
 from .index import Entry, Index, available_processors
 from .series import OLDEST_YEARS, Series, key_of_files, to_text
 from .sources import Fault, Source
 
 #: Echo times that differ by less are the same echo.
 SAME_ECHO_MS = 0.5
+#: Elements that number the phases of a series; more phases than these are a time series.
+PHASES, MOST_PHASES = ("TemporalPositionIdentifier", "AcquisitionNumber"), 4
 #: Pixel sizes may differ by this fraction.
 SAME_SPACING = 0.01
 
@@ -96,8 +97,8 @@ def find_series(
     index.update(files, processes=processes or available_processors())
     found: list[Series] = []
     for entries in index.groups():
-        for images in _patients(_without_copies([_image(entry) for entry in entries])):
-            for part in _echoes(images):
+        for images in _owners(_without_copies([_image(entry) for entry in entries])):
+            for part in (phase for echo in _echoes(images) for phase in _phases(echo)):
                 series = _judge(part, rules)
                 paths = index.mark((image.entry.number for image in part), len(found))
                 found.append(replace(series, paths=paths))
@@ -123,8 +124,7 @@ def _image(entry: Entry) -> Image:
     texts = header.texts
     frames = header.frames or [[headers.numbers(texts[keyword]) for keyword in headers.PLACE]]
     orientations, positions, spacings = (tuple(tuple(frame[part]) for frame in frames) for part in range(3))
-    is_placed = all(map(geometry.is_orientation, set(orientations))) and all(len(place) == 3 for place in positions)
-    modality = texts["Modality"].upper()
+    is_placed = all(map(geometry.is_orientation, set(orientations))) and all(map(geometry.is_position, positions))
     study_date = texts["StudyDate"].replace(".", "")
     study_date = study_date if headers.is_date(study_date) else ""
     patient = texts["PatientID"]
@@ -142,7 +142,7 @@ def _image(entry: Entry) -> Image:
         else f"study {study_uid or texts['SeriesInstanceUID']}",
         study_date=study_date,
         protocol=classify.Protocol(
-            modality=modality if re.fullmatch("[A-Z]{2,16}", modality) else "",
+            modality=profile.modality_of(texts["Modality"]),
             sop_class=texts["SOPClassUID"],
             image_type=headers.words(texts["ImageType"]),
             body_part=texts["BodyPartExamined"].upper(),
@@ -193,41 +193,86 @@ def _age_years(age: str, birth: str, study: str) -> float:
 
 
 def _without_copies(images: list[Image]) -> list[Image]:
-    """Drop files that repeat an image (same SOP instance), such as those of an archive exported twice."""
-    unique: dict[tuple[str, object], Image] = {}
-    for image in images:
-        unique.setdefault((image.patient_id, image.instance_uid or image.entry.number), image)
+    """Drop files that repeat an image (same SOP instance and place), such as those of an archive exported twice.
+
+    Of a damaged copy and a whole one the whole one stays. Images at different places that share a UID are no copies.
+    """
+    unique: dict[tuple[object, ...], Image] = {}
+    for image in sorted(images, key=lambda image: bool(image.entry.header.fault)):
+        key = (*_owner(image), image.instance_uid or image.entry.number, image.positions)
+        unique.setdefault(key, image)
     return list(unique.values())
 
 
-def _patients(images: list[Image]) -> list[list[Image]]:
-    """Tell a series copied under several patient identifiers from one whose identifier was changed halfway.
+def _owner(image: Image) -> tuple[str, str]:
+    return image.patient_id, image.study_uid
 
-    If all its slices together lie at different places it is one series, of the patient most of them name.
+
+def _owners(images: list[Image]) -> list[list[Image]]:
+    """Tell a series copied under several identifiers from one whose patient or study was changed halfway.
+
+    If all its slices together lie at different places it is one series, of the patient and study that most of them
+    name; but no series goes on another day or in another sex.
     """
-    names = Counter(image.patient_id for image in sorted(images, key=lambda image: image.patient_id))
-    if len(names) == 1:
+    parts: dict[tuple[str, str], list[Image]] = defaultdict(list)
+    for image in images:
+        parts[_owner(image)].append(image)
+    if len(parts) == 1:
         return [images]
     positions = [position for image in images for position in image.positions]
-    if len(positions) == len(set(positions)) == len(images):
-        patient_id = names.most_common(1)[0][0]
-        return [[replace(image, patient_id=patient_id) for image in images]]
-    return [[image for image in images if image.patient_id == name] for name in names]
+    is_apart = len(positions) == len(set(positions)) == len(images)
+    if not is_apart or len({(image.study_date, image.sex) for image in images}) > 1:
+        return [parts[owner] for owner in sorted(parts)]
+    patient_id, study_uid = min(parts, key=lambda owner: (-len(parts[owner]), owner))
+    return [[replace(image, patient_id=patient_id, study_uid=study_uid) for image in images]]
 
 
 def _echoes(images: list[Image]) -> list[list[Image]]:
     """Split a dual-echo spin-echo series (proton density and T2 under one UID) into its two scans."""
     times = sorted({image.protocol.te_ms for image in images if not math.isnan(image.protocol.te_ms)})
-    if len(images[0].positions) != 1 or not times or "SE" not in images[0].protocol.scanning_sequence:
+    if (
+        any(len(image.positions) != 1 for image in images)
+        or not times
+        or "SE" not in images[0].protocol.scanning_sequence
+    ):
         return [images]
     early = [image for image in images if image.protocol.te_ms - times[0] < SAME_ECHO_MS]
     late = [image for image in images if abs(image.protocol.te_ms - times[-1]) < SAME_ECHO_MS]
-    if len(early) != len(late) or len(early) + len(late) != len(images):
+    if len(early) + len(late) != len(images) or not _fill_same_places([early, late]):
         return [images]
     return [
         [replace(image, series_uid=f"{image.series_uid} echo {index}") for image in part]
         for index, part in enumerate((early, late), start=1)
     ]
+
+
+def _phases(images: list[Image]) -> list[list[Image]]:
+    """Split a series of a few phases, such as before and after a contrast agent, into a scan each.
+
+    They are told apart by an element of :data:`PHASES`; each must fill the same places once, by the same protocol.
+    """
+    for keyword in PHASES if all(len(image.positions) == 1 for image in images) else ():
+        parts: dict[str, list[Image]] = defaultdict(list)
+        for image in images:
+            parts[image.entry.header.texts[keyword]].append(image)
+        is_few = 1 < len(parts) <= MOST_PHASES
+        if is_few and _fill_same_places(parts.values()) and _have_one_protocol(images):
+            return [
+                [replace(image, series_uid=f"{image.series_uid} phase {index}") for image in parts[value]]
+                for index, value in enumerate(sorted(parts, key=lambda value: _number(value, 0)), start=1)
+            ]
+    return [images]
+
+
+def _fill_same_places(parts: Iterable[list[Image]]) -> bool:
+    """Whether parts of a series, of one frame per file, have one image each at every place of the others."""
+    stacks = [sorted(image.positions[0] for image in part) for part in parts]
+    return all(stack == stacks[0] and len(set(stack)) == len(stack) for stack in stacks)
+
+
+def _have_one_protocol(images: list[Image]) -> bool:
+    """Whether images were made alike, with contrast agent or without; NaN is like NaN."""
+    return len({repr(replace(image.protocol, agent="")) for image in images}) == 1
 
 
 def _judge(images: list[Image], rules: classify.Rules) -> Series:
@@ -261,7 +306,7 @@ def _judge(images: list[Image], rules: classify.Rules) -> Series:
         paths=(),
         content_key=key_of_files((image.entry.path, image.entry.size) for image in images),
         contrast=verdict.contrast,
-        reason=f"{faulty.entry.header.fault}; {ADVICE}" if faulty else _mixture(images) or verdict.reason,
+        reason=f"{faulty.entry.header.fault}; {ADVICE}" if faulty else verdict.reason or _mixture(images),
         evidence=verdict.evidence,
         contrast_agent=verdict.contrast_agent,
         faulty_path=to_text(faulty.entry.path) if faulty else "",
@@ -291,6 +336,9 @@ def _mixture(images: list[Image]) -> str:
     for spacings_mm in zip(*(spacing for image in images for spacing in image.spacings_mm), strict=False):
         if max(spacings_mm) > (1 + SAME_SPACING) * min(spacings_mm):
             return "images of different pixel size"
+    times_ms = [image.protocol.te_ms for image in images if not math.isnan(image.protocol.te_ms)]
+    if times_ms and max(times_ms) - min(times_ms) >= SAME_ECHO_MS:
+        return "images of different echo time"
     return ""
 
 

@@ -7,8 +7,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-#: Files whose own time counts: those of a BIDS dataset, which may be edited, replaced or fetched where they lie.
-WATCHED = ("participants.tsv", "_sessions.tsv", ".nii.gz", ".nii", ".mgz")
+#: Archives that can be read, by the ends of their names in lower case.
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+#: Files whose own time counts: archives, tables of contents, and what a BIDS dataset has; all of them may be edited,
+#: replaced or fetched where they lie.
+WATCHED = (*ARCHIVES, "dicomdir", "participants.tsv", "_sessions.tsv", ".nii.gz", ".nii", ".mgz")
 
 
 def walk(
@@ -37,15 +40,24 @@ def walk(
         yield Path(parent), sorted(names)
 
 
-def state(root: Path, *, without: Path | None = None) -> str:
-    """Hash that changes when anything comes, goes or is renamed below ``root``, or a file of :data:`WATCHED` changes.
+def state(source: Path, *, without: Path | None = None) -> str:
+    """Hash that changes when anything comes, goes or is renamed in a source, or a file of :data:`WATCHED` changes.
 
     A folder's time tells of its own entries only, so that all of them count. A DICOM file overwritten where it lies is
     not seen: to look at every file would cost as much as the inventory.
+
+    Parameters
+    ----------
+    source
+        A folder, an archive, or a ``DICOMDIR``, which stands for its folder.
+    without
+        A folder to stay out of.
     """
+    root = source.parent if source.name.upper() == "DICOMDIR" else source
+    found = walk(root, without=without) if root.is_dir() else [(root, [])]
     digest = hashlib.sha256()
-    for parent, names in walk(root, without=without):
-        for path in (parent, *(parent / name for name in names if name.endswith(WATCHED))):
+    for parent, names in found:
+        for path in (parent, *(parent / name for name in names if name.lower().endswith(WATCHED))):
             digest.update(os.fsencode(f"{path.relative_to(root)}\0{_time_ns(path)}\0"))
     return digest.hexdigest()
 

@@ -6,6 +6,7 @@ slices into the latter. Positions are what was done.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,13 @@ import numpy.typing as npt
 
 #: Slices whose positions along the normal are nearer than this are the same slice.
 SAME_POSITION_MM = 0.05
-#: Normals that differ by more than this are different orientations.
-SAME_ORIENTATION_DEGREES = 5.0
-#: A distance between neighbours may differ from a whole number of spacings by this fraction of the spacing.
-EVENNESS = 0.15
+#: Row or column directions that differ by more than this are different orientations: 2 mm at the edge of a head.
+SAME_ORIENTATION_DEGREES = 1.0
+#: A slice may lie this far from its place in an even stack, as a fraction of the spacing or in mm (positions may be
+#: rounded to 0.1 mm), and this far off the straight line on which first corners of a stack lie.
+EVENNESS, ROUNDING_MM, OFF_LINE_MM = 0.15, 0.1, 1.0
+#: No scanner is larger; numbers beyond it are no positions.
+FARTHEST_MM = 1e5
 
 #: Lengths of directions may differ from one, and their cosine from zero, by this.
 DIRECTION_TOLERANCE = 1e-2
@@ -33,7 +37,7 @@ class Stack:
     Attributes
     ----------
     n_orientations
-        Distinct directions of the normal; the other attributes mean something only if it is one.
+        Distinct pairs of row and column directions; the other attributes mean something only if it is one.
     n_slices, n_volumes
         Distinct positions, and how many images lie at one (the median over positions).
     duplicate_slices
@@ -43,7 +47,7 @@ class Stack:
     missing_slices
         Empty places between the first and the last slice.
     is_even
-        Whether every distance is a whole number of spacings.
+        Whether every slice lies a whole number of spacings from the first, and all on one line.
     plane
         ``ax``, ``cor`` or ``sag``.
     oblique_degrees
@@ -68,8 +72,16 @@ def is_orientation(directions: Sequence[float]) -> bool:
     """Whether these are row and column directions: six numbers, two unit vectors at a right angle."""
     if len(directions) != 6:
         return False
-    row, column = np.array(directions).reshape(2, 3)
-    return bool(np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=DIRECTION_TOLERANCE))
+    row, column = directions[:3], directions[3:]
+    products = ((row, row, 1), (column, column, 1), (row, column, 0))  # plain numbers: asked of every file
+    return all(
+        abs(sum(map(operator.mul, one, other)) - expected) < DIRECTION_TOLERANCE for one, other, expected in products
+    )
+
+
+def is_position(millimetres: Sequence[float]) -> bool:
+    """Whether these are three numbers that can be a place in a scanner."""
+    return len(millimetres) == 3 and max(map(abs, millimetres)) < FARTHEST_MM
 
 
 def measure(orientations: npt.ArrayLike, positions: npt.ArrayLike) -> Stack:
@@ -87,7 +99,7 @@ def measure(orientations: npt.ArrayLike, positions: npt.ArrayLike) -> Stack:
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     normal = normals[0]
     plane = PLANES[int(np.abs(normal).argmax())]
-    n_orientations = _count_orientations(normals)
+    n_orientations = _count_orientations(directions)
 
     oblique_degrees = _degrees(np.abs(normal).max())
 
@@ -107,7 +119,9 @@ def measure(orientations: npt.ArrayLike, positions: npt.ArrayLike) -> Stack:
     steps = np.maximum(np.rint(distances / np.median(distances)), 1)
     # The mean over the whole stack: a median of positions rounded to 0.1 mm would stretch it.
     spacing_mm = float((centres[-1] - centres[0]) / steps.sum())
-    is_even = bool((np.abs(distances - steps * spacing_mm) <= EVENNESS * spacing_mm).all())
+    astray_mm = np.abs(centres[1:] - centres[0] - steps.cumsum() * spacing_mm)
+    beside_mm = np.linalg.norm(places - places[0] - np.outer((depths - depths[0]) / (way @ normal), way), axis=1)
+    is_even = bool(astray_mm.max() <= max(EVENNESS * spacing_mm, ROUNDING_MM) and beside_mm.max() <= OFF_LINE_MM)
     return Stack(
         n_orientations=n_orientations,
         n_slices=n_slices,
@@ -126,10 +140,13 @@ def _degrees(cosine: float) -> float:
     return float(np.degrees(np.arccos(min(cosine, 1.0))))
 
 
-def _count_orientations(normals: npt.NDArray[np.float64]) -> int:
+def _count_orientations(directions: npt.NDArray[np.float64]) -> int:
+    """Count distinct (2, 3) pairs of directions; pairs of one normal may still be turned or mirrored in their plane."""
     limit = np.cos(np.radians(SAME_ORIENTATION_DEGREES))
-    distinct: list[npt.NDArray[np.float64]] = []
-    for normal in np.unique(normals.round(6), axis=0):
-        if all(abs(normal @ other) < limit for other in distinct):
-            distinct.append(normal)
-    return len(distinct)
+    left = np.unique(directions.round(4), axis=0)
+    left /= np.linalg.norm(left, axis=2, keepdims=True)
+    count = 0
+    while len(left):
+        left = left[(left * left[0]).sum(axis=2).min(axis=1) < limit]
+        count += 1
+    return count

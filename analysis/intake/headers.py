@@ -37,7 +37,7 @@ from pydicom.uid import (
 from synthsr.errors import DataError
 
 #: Raised when a header would be read otherwise: what an earlier inventory read is then read again.
-VERSION = 1
+VERSION = 2
 
 #: File name endings that promise a DICOM file; a file with one of them that is none is reported.
 SUFFIXES = {".dcm", ".dicom", ".ima"}
@@ -50,7 +50,7 @@ TAGS = (
     *("RepetitionTime", "EchoTime", "InversionTime", "MagneticFieldStrength", "ProtocolName", "ContrastBolusAgent"),
     *("FlipAngle", "DiffusionBValue", "StudyInstanceUID", "SeriesInstanceUID", "StudyID", "ImagePositionPatient"),
     *("ImageOrientationPatient", "SamplesPerPixel", "NumberOfFrames", "Rows", "Columns", "PixelSpacing"),
-    *("BitsAllocated", "BurnedInAnnotation"),
+    *("BitsAllocated", "BurnedInAnnotation", "AcquisitionNumber", "TemporalPositionIdentifier"),
 )
 #: Multi-frame files say some of this elsewhere, under other names.
 _MULTI_FRAME_TAGS = (
@@ -129,7 +129,9 @@ def read(path: Path) -> Header | None:
     Raises
     ------
     DataError
-        If its name or its first bytes promise DICOM, but it cannot be read.
+        If its name or its first bytes promise DICOM, but it is none.
+    OSError
+        If the system does not let it be read.
     """
     try:
         with path.open("rb", buffering=0) as stream:
@@ -146,7 +148,7 @@ def read(path: Path) -> Header | None:
             if header and start[128:132] == b"DICM" and start.startswith(_PROGRAMS):
                 return Header(header.texts, header.frames, EXECUTABLE)
             return header
-    except DataError:
+    except (DataError, OSError):
         raise
     except Exception as error:  # pydicom raises nearly anything on a damaged file
         raise DataError(f"{path}: {UNREADABLE} ({type(error).__name__})") from error

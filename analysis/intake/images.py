@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,14 +94,17 @@ def _open(path: Path, folder: Path, *, whole: bool) -> Opened:
     else:
         link = path
     with gzip.open(path) if is_compressed else path.open("rb") as stream:
-        slope = _examine(stream, path.name, whole=whole or not is_compressed)
+        slope = _examine(stream, path.name, whole=whole)
     if not math.isfinite(slope):
         repairs.append("values taken as they are stored, as scl_slope is no number")
     return Opened(nib.load(link), repairs)
 
 
 def _examine(stream: gzip.GzipFile | io.BufferedReader, name: str, *, whole: bool) -> float:
-    """Compare a header's claims with limits, and with the length of the file; return the slope of its values."""
+    """Compare a header's claims with limits, and with the length of the file; return the slope of its values.
+
+    The length of a compressed file is known only after it has been read, if ``whole``, to its end.
+    """
     start = stream.read(_LONGEST_START)
     claims = _claims(start)
     if claims is None:
@@ -110,14 +114,17 @@ def _examine(stream: gzip.GzipFile | io.BufferedReader, name: str, *, whole: boo
         raise DataError(f"{name}: claims {n_voxels:.3g} voxels, more than a scan of a head has; leave it out")
     if not 0 <= claims.first_byte <= LONGEST_HEADER:
         raise DataError(f"{name}: claims that its voxels begin at byte {claims.first_byte}; export the scan again")
-    if not whole:
-        return claims.slope
     expected = claims.first_byte + math.prod(claims.shape) * claims.voxel_bytes
-    found = len(start)
-    while chunk := stream.read(_CHUNK):
-        found += len(chunk)
-        if found > expected + LONGEST_TAIL:
-            raise DataError(f"{name}: goes on after the last voxel that its header claims; export the scan again")
+    if isinstance(stream, io.BufferedReader):
+        found = os.fstat(stream.fileno()).st_size
+    elif whole:
+        found = len(start)
+        while found <= expected + LONGEST_TAIL and (chunk := stream.read(_CHUNK)):
+            found += len(chunk)
+    else:
+        return claims.slope
+    if found > expected + LONGEST_TAIL:
+        raise DataError(f"{name}: goes on after the last voxel that its header claims; export the scan again")
     if found < expected:
         raise DataError(f"{name}: is truncated, {found} bytes where {expected} are expected; export the scan again")
     return claims.slope

@@ -25,19 +25,19 @@ FEW = 512
 
 #: What a file was found to be.
 IMAGE, NOTHING, UNREADABLE = 0, 1, 2
+NOT_LET = "a file that the system does not let be read"
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, kind INTEGER, study TEXT, series TEXT, header TEXT,
-    judged INTEGER
+    path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, kind INTEGER, series TEXT, header TEXT, judged INTEGER
 );
-CREATE INDEX IF NOT EXISTS files_by_series ON files (study, series, path) WHERE kind = 0;
+CREATE INDEX IF NOT EXISTS files_by_series ON files (series, path) WHERE kind = 0;
 CREATE INDEX IF NOT EXISTS files_by_judgement ON files (judged, path);
 CREATE TEMP TABLE IF NOT EXISTS found (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER) WITHOUT ROWID;
 CREATE TEMP TABLE IF NOT EXISTS new (path TEXT);
 """
 
-_Record = tuple[str, int, int, int, str, str, str]
+_Record = tuple[str, int, int, int, str, str]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Index:
             (n_new,) = execute("SELECT count(*) FROM new").fetchone()
             self._database.commit()
             for number, record in enumerate(_read_all(self._new(), processes if n_new >= FEW else 1), start=1):
-                execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", record)
+                execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, NULL)", record)
                 if number % COMMIT == 0:
                     self._database.commit()
             execute("UPDATE files SET judged = NULL WHERE judged IS NOT NULL")
@@ -131,13 +131,20 @@ class Index:
             query = "SELECT path, header FROM files WHERE kind = ? ORDER BY path"
             yield from ((to_path(path), reason) for path, reason in self._database.execute(query, (UNREADABLE,)))
 
-    def groups(self) -> Iterator[list[Entry]]:
-        """Images of each pair of StudyInstanceUID and SeriesInstanceUID, by path; one pair in memory at a time."""
+    def count(self) -> tuple[int, int]:
+        """How many files there are, and how many of them are neither DICOM images nor claim to be."""
         with _told():
-            pairs = "SELECT DISTINCT study, series FROM files WHERE kind = 0 ORDER BY study, series"
-            files = "SELECT rowid, path, size, header FROM files WHERE kind = 0 AND study = ? AND series = ?"
-            for pair in self._database.execute(pairs).fetchall():
-                yield [_entry(*row) for row in self._database.execute(f"{files} ORDER BY path", pair)]
+            query = "SELECT count(*), coalesce(sum(kind = ?), 0) FROM files"
+            n_files, n_others = self._database.execute(query, (NOTHING,)).fetchone()
+        return n_files, n_others
+
+    def groups(self) -> Iterator[list[Entry]]:
+        """Images of each SeriesInstanceUID, by path; one series in memory at a time."""
+        with _told():
+            series = "SELECT DISTINCT series FROM files WHERE kind = 0 ORDER BY series"
+            files = "SELECT rowid, path, size, header FROM files WHERE kind = 0 AND series = ? ORDER BY path"
+            for uid in self._database.execute(series).fetchall():
+                yield [_entry(*row) for row in self._database.execute(files, uid)]
             self._database.commit()
 
     def mark(self, numbers: Iterable[int], judged: int) -> Files:
@@ -221,17 +228,19 @@ def _read(text: str) -> _Record:
     _, size, mtime_ns = _state(path)
     try:
         header = headers.read(path)
+    except OSError as error:
+        # Of the system, not of the file: no state of the file is this one, so that the next run tries again.
+        return text, -1, -1, UNREADABLE, "", f"{NOT_LET} ({type(error).__name__}), see to rights and mounts"
     except DataError as error:
         # The path before the reason identifies.
-        return text, size, mtime_ns, UNREADABLE, "", "", str(error).removeprefix(f"{path}: ")
+        return text, size, mtime_ns, UNREADABLE, "", str(error).removeprefix(f"{path}: ")
     if header is None:
-        return text, size, mtime_ns, NOTHING, "", "", ""
-    if not header.texts["SeriesInstanceUID"]:
-        reason = f"{headers.UNREADABLE} (no SeriesInstanceUID)"
-        return text, size, mtime_ns, UNREADABLE, "", "", reason
+        return text, size, mtime_ns, NOTHING, "", ""
+    series = header.texts["SeriesInstanceUID"]
+    if not series:
+        return text, size, mtime_ns, UNREADABLE, "", f"{headers.UNREADABLE} (no SeriesInstanceUID)"
     content = json.dumps([list(header.texts.values()), header.frames, header.fault], separators=(",", ":"))
-    study, series = header.texts["StudyInstanceUID"], header.texts["SeriesInstanceUID"]
-    return text, size, mtime_ns, IMAGE, study, series, content
+    return text, size, mtime_ns, IMAGE, series, content
 
 
 def available_processors() -> int:

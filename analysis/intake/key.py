@@ -51,7 +51,7 @@ class Key:
         if path.stat().st_mode & 0o077:
             raise ConfigurationError(f"{path}: others may read this key; chmod 600 it")
         text = path.read_text(encoding="ascii", errors="replace").strip()
-        if not re.fullmatch(f"[0-9a-f]{{{2 * _KEY_BYTES},}}", text):
+        if not re.fullmatch(f"([0-9a-f]{{2}}){{{_KEY_BYTES},}}", text):
             raise ConfigurationError(
                 f"{path}: is no key of {2 * _KEY_BYTES} hexadecimal digits; bring back the study's own key "
                 "(without it known patients would get new pseudonyms)"
@@ -103,6 +103,8 @@ def _create(path: Path) -> None:
     try:
         with os.fdopen(handle, "w", encoding="ascii") as stream:
             stream.write(f"{secrets.token_hex(_KEY_BYTES)}\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # a power failure must not take the key of what is written with it
         try:
             os.link(temporary, path)
         except FileExistsError:

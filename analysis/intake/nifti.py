@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import tempfile
 import uuid
@@ -20,7 +22,7 @@ from analysis.errors import ConfigurationError, DataError, ToolError
 from analysis.layout import sidecar_of
 from synthsr import files
 
-from . import acceptance, images, profile
+from . import acceptance, headers, images, profile
 
 if TYPE_CHECKING:
     from .deface import Defacer
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 #: dcm2niix measures the spacing at the first two slices, whose positions may be rounded to 0.1 mm.
 SPACING_TOLERANCE = 0.02
 CONVERSION_LIMIT_S = 900
+#: Corners of a slice may lie this fraction of its diagonal from where its header says.
+PLACE_TOLERANCE = 0.01
+#: With less free space than this, dcm2niix is likely to have failed for want of it.
+LEAST_FREE_BYTES = 1 << 26
 #: Sidecar keys of this project: what was mended, and what dcm2niix warned of.
 REPAIRS, WARNINGS = "IntakeRepairs", "ConversionWarnings"
 
@@ -79,12 +85,15 @@ def from_dicom(
         code, messages = _dcm2niix(source, output)
         sidecars = [_read_sidecar(path) for path in sorted(output.glob("*.json"))]
         files.write_json(record, {"messages": messages, "sidecars": sidecars})
+        found = sorted(output.glob("*.nii"))
+        if (code != 0 or not found) and shutil.disk_usage(output).free < LEAST_FREE_BYTES:
+            raise ToolError("the disk of temporary files is full; make room or set TMPDIR, and run again")
         if code != 0:
             what = "compressed pixel data that cannot be read" if "decode" in " ".join(messages) else f"code {code}"
             raise DataError(f"dcm2niix failed: {what}; export the series again")
-        found = sorted(output.glob("*.nii"))
         # Of a CT with tilted gantry dcm2niix makes a second image, sheared upright; the first has a wrong affine.
-        found = [path for path in found if "_Tilt" in path.stem] or found
+        upright = [path for path in found if "_Tilt" in path.stem]
+        found = upright or found
         if len(found) != 1:
             raise DataError(f"dcm2niix made {len(found)} images of the series, expected one")
         image = nib.load(found[0])
@@ -97,11 +106,13 @@ def from_dicom(
                 f"the positions say {n_slices} slices {spacing_mm:.3f} mm apart"
             )
         repairs = acceptance.check(image, "the converted image", is_ct=is_ct)
+        if not upright:
+            _check_place(image, paths[0])
+            _check_place(image, paths[-1])
         if len(sidecars) != 1:
             raise DataError(f"dcm2niix made {len(sidecars)} sidecars of the series, expected one")
         identifiers = _identifiers(paths[0])
-        told = [text for text in messages if text.startswith("Warning") and not identifiers.are_in(text)]
-        content = profile.sidecar(sidecars[0], identifiers) | _notes(repairs, told)
+        content = profile.sidecar(sidecars[0], identifiers) | _notes(repairs, _warnings(messages, identifiers))
         if defacer is not None:
             image, content = defacer(image, "the converted image", is_ct=is_ct), content | defacer.facts
         _write(image, target, content)
@@ -133,9 +144,41 @@ def from_bids(path: Path, target: Path, *, defacer: Defacer | None = None) -> No
             _write(opened.image, target, content | _notes(repairs))
 
 
+def _check_place(image: SpatialImage, path: Path) -> None:
+    """See that the corners of a file's first slice are where its header says: left is left, and first is first.
+
+    dcm2niix keeps columns in their order and turns rows about. DICOM's x and y axes point the other way than NIfTI's.
+    """
+    try:
+        header = headers.read(path) or headers.Header({})
+        frame = (
+            header.frames[0] if header.frames else [headers.numbers(header.texts.get(name)) for name in headers.PLACE]
+        )
+        directions, position, pixel_mm = (
+            np.reshape(part, (-1, size)) for part, size in zip(frame, (3, 3, 1), strict=True)
+        )
+        corners = np.array([(column, row) for column in (0, image.shape[0] - 1) for row in (0, image.shape[1] - 1)])
+        places_mm = (position + corners @ (directions * pixel_mm[::-1])) * (-1, -1, 1)
+    except (DataError, ValueError) as error:  # changed since the inventory; the text would name the file
+        raise DataError("a header cannot be read a second time; export the series again") from error
+    slices = np.rint(nib.affines.apply_affine(np.linalg.inv(image.affine), places_mm)[:, 2]).clip(0, image.shape[2] - 1)
+    voxels = np.column_stack([corners[:, 0], image.shape[1] - 1 - corners[:, 1], slices])
+    apart_mm = np.linalg.norm(nib.affines.apply_affine(image.affine, voxels) - places_mm, axis=1).max()
+    if apart_mm > PLACE_TOLERANCE * np.linalg.norm(places_mm[-1] - places_mm[0]):
+        raise DataError(
+            f"dcm2niix places slices {apart_mm:.0f} mm from where their headers say; export the series again"
+        )
+
+
 def _notes(repairs: Sequence[str], told: Sequence[str] = ()) -> dict[str, list[str]]:
     """What a sidecar says about the conversion, where there is something to say."""
     return {key: list(texts) for key, texts in ((REPAIRS, repairs), (WARNINGS, told)) if texts}
+
+
+def _warnings(messages: Sequence[str], identifiers: profile.Identifiers) -> list[str]:
+    """What of dcm2niix's warnings may be told: what they quote may be free text of a header, such as a protocol."""
+    found = [re.sub("'.*'", "'…'", text) for text in messages if text.startswith("Warning")]
+    return [text for text in found if not identifiers.are_in(text)]
 
 
 def _identifiers(path: Path) -> profile.Identifiers:

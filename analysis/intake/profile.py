@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedCTImageStorage,
     EnhancedMRImageStorage,
@@ -56,6 +58,13 @@ SCANNER_IMAGES = {
     *(CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage),
 }
 
+_MODALITIES = """
+AR AU BI BMD CR CT DOC DX ECG EEG EMG EPS ES FID GM HD IO IVOCT IVUS KER KO LS MG MR NM OAM OCT OP OPT OPV OT PLAN PR PT
+PX REG RESP RF RG RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT RWV SC SEG SM SMR SR SRF TG US VA XA XC
+"""
+#: Defined terms of Modality (PS3.3, C.7.3.1.1.1) that images and reports have; any other text there may be a name.
+MODALITIES = frozenset(_MODALITIES.split())
+
 #: Private elements of MR and CT that PS3.15, table E.3.10-1, calls safe: creator → group and last byte of the element.
 SAFE_PRIVATE = {
     "SIEMENS MR HEADER": {(0x0019, 0x0C), (0x0019, 0x0D), (0x0019, 0x0E), (0x0019, 0x27)},
@@ -72,15 +81,22 @@ TECHNICAL = {
     *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "SequenceName", "PulseSequenceName"),
     *("ReceiveCoilName", "TransmitCoilName", "ConvolutionKernel", "FilterType", "ImagedNucleus", "ResonantNucleus"),
     *("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning", "RescaleType", "StackID"),
-    *("DimensionDescriptionLabel", "WindowCenterWidthExplanation", "LUTExplanation"),
 }
 DESCRIPTORS = {
     *("SeriesDescription", "ProtocolName", "StudyDescription", "PerformedProcedureStepDescription"),
     *("RequestedProcedureDescription", "AcquisitionProtocolDescription", "ContrastBolusAgent"),
 }
 _PIXELS = {"PixelData", "FloatPixelData", "DoubleFloatPixelData", "LUTData"}
-#: Dates that no option keeps: of birth, and of a position by satellite.
-_NEVER_SHIFTED = {"PatientBirthDate", "PatientBirthDateInAlternativeCalendar", "GPSTimeStamp", "GPSDateStamp"}
+#: Dates that are moved: of scans. Others may be known to many (a scanner's installation, an export): moved, they would
+#: tell by how many days all dates of the patient are.
+_SHIFTED = {
+    *("StudyDate", "SeriesDate", "AcquisitionDate", "AcquisitionDateTime", "StartAcquisitionDateTime"),
+    *("EndAcquisitionDateTime", "FrameAcquisitionDateTime", "FrameReferenceDateTime"),
+}
+_MEASURES_OF_PATIENTS = {"PatientSize", "PatientWeight", "PatientBodyMassIndex"}
+#: Texts of a code. Of a scheme that a hospital made for itself (PS3.16, 8: ``L`` or ``99…``) they may be anything.
+_CODE_TEXTS = ("CodeValue", "LongCodeValue", "URNCodeValue", "CodeMeaning", "CodingSchemeVersion")
+_LOCAL_SCHEME = r"(99.*|L|)"
 _CURVES_AND_OVERLAYS = {0x5000, 0x6000}
 #: Groups before it belong to messages, file heads and directories; old exports leave some of them in images.
 _FIRST_GROUP = 0x0008
@@ -88,7 +104,6 @@ _FIRST_GROUP = 0x0008
 _NUMBERS = {"US", "SS", "UL", "SL", "FL", "FD", "UV", "SV", "AT", "US or SS", "US or OW"}
 _BYTES = {"OB", "OW", "OF", "OD", "OL", "OV", "OB or OW"}
 _TEXTS = {"AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UT"}
-_STANDARD_UIDS = "1.2.840.10008."
 _DUMMY = "REMOVED"
 
 #: Keys of a sidecar that go on: physics, geometry, the kind of scanner. No free text, no serial number, no time.
@@ -106,19 +121,16 @@ SIDECAR_KEYS = (
 )
 _LONGEST_TEXT = 64
 
-#: Elements that say who it is: of names every word counts, of the others the whole value.
-_NAMES = {
-    *("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName", "ResponsiblePerson"),
-    *("ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName", "PhysiciansOfRecord"),
-    *("NameOfPhysiciansReadingStudy", "RequestingPhysician", "ScheduledPerformingPhysicianName"),
-}
+#: Elements that say who it is, besides names of persons: of these the whole value counts, of names every word.
 _NUMBERS_OF_PEOPLE = {
     *("PatientID", "OtherPatientIDs", "IssuerOfPatientID", "AccessionNumber", "StudyID", "AdmissionID"),
-    *("PatientBirthDate", "PatientAddress", "PatientTelephoneNumbers", "MedicalRecordLocator", "MilitaryRank"),
+    *("PatientAddress", "PatientTelephoneNumbers", "MedicalRecordLocator", "MilitaryRank"),
     *("InstitutionName", "InstitutionAddress", "InstitutionalDepartmentName", "StationName", "DeviceSerialNumber"),
-    *("StudyDate", "RequestedProcedureID", "ScheduledProcedureStepID", "PerformedProcedureStepID"),
+    *("RequestedProcedureID", "ScheduledProcedureStepID", "PerformedProcedureStepID"),
 }
 _SHORTEST_WORD, _SHORTEST_NUMBER, _SHORTEST_PART = 2, 4, 5
+#: Fewer digits may as well be a time in milliseconds or a place in millimetres.
+_SHORTEST_IN_MEASURES = 6
 #: Terms of the standard, which name nobody, even a Mr Se.
 _TERMS = {
     *("MR", "CT", "ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "AXIAL", "M", "NORM", "MONOCHROME1", "MONOCHROME2"),
@@ -134,9 +146,9 @@ class Identifiers:
     Attributes
     ----------
     words
-        Parts of names.
+        Parts of names, also as they are written without accents.
     wholes
-        Numbers, addresses, institutions, as a whole.
+        Numbers, dates, addresses, institutions, as a whole; those of some length also without what separates.
     """
 
     words: frozenset[str] = frozenset()
@@ -148,10 +160,13 @@ class Identifiers:
         words: set[str] = set()
         wholes: set[str] = set()
         for element in header.iterall():
-            if element.keyword in _NAMES:
-                words.update(_words(str(element.value)))
-            elif element.keyword in _NUMBERS_OF_PEOPLE:
-                wholes.update(str(value).strip().lower() for value in _values(element))
+            if element.VR == "PN":
+                words.update(spelt for word in _words(str(element.value)) for spelt in _spellings(word))
+            elif element.VR == "DA" or element.keyword in _NUMBERS_OF_PEOPLE:
+                told = [str(value).strip().lower() for value in _values(element)]
+                wholes.update(
+                    told, (joined for value in told if len(joined := _joined(value)) >= _SHORTEST_IN_MEASURES)
+                )
         return cls(
             frozenset(word for word in words if len(word) >= _SHORTEST_WORD),
             frozenset(whole for whole in wholes if len(whole) >= _SHORTEST_NUMBER),
@@ -160,8 +175,9 @@ class Identifiers:
     def are_in(self, text: str) -> bool:
         """Whether a text contains one of them; short words count only as words of their own."""
         lower = text.strip().lower()
+        forms = (lower, _joined(lower))
         return lower.upper() not in _TERMS and (
-            any(whole in lower for whole in self.wholes)
+            any(whole in form for whole in self.wholes for form in forms)
             or not self.words.isdisjoint(_words(lower))
             or any(len(word) >= _SHORTEST_PART and word in lower for word in self.words)
         )
@@ -173,6 +189,12 @@ def patient_of(header: Dataset) -> str:
     if patient:
         return "^^^".join(filter(None, (patient, issuer)))
     return f"study {_text(header, 'StudyInstanceUID') or _text(header, 'SeriesInstanceUID')}"
+
+
+def modality_of(text: str) -> str:
+    """A value of Modality if it is a term of the standard, else nothing."""
+    term = text.strip().upper()
+    return term if term in MODALITIES else ""
 
 
 def told_age_years(age_years: float) -> float:
@@ -189,8 +211,12 @@ def held_back(header: Dataset) -> str:
         return "burned-in annotation"
     if "SECONDARY" in types or _text(header, "ConversionType"):
         return "secondary image: may be a picture of a screen, with the patient's name in it"
-    if header.get("SamplesPerPixel", 1) != 1:
+    if header.get("SamplesPerPixel", 1) != 1 or not _text(header, "PhotometricInterpretation").startswith("MONOCHROME"):
         return "colours: may be a picture of a screen, with the patient's name in it"
+    if header.get("BitsAllocated") == 8:
+        return "eight bits, as no scanner's image has: may be a picture of a screen, with the patient's name in it"
+    if not _has_place(header):
+        return "shows no place in the patient: may be a picture of a screen, with the patient's name in it"
     if any(element.tag.group & 0xFF00 == 0x6000 and element.tag.element == 0x0102 and element.value
            for element in header):  # fmt: skip
         return "graphics in the bits of its pixels"
@@ -259,6 +285,9 @@ class _Rules:
     identifiers: Identifiers
 
     def apply(self, dataset: Dataset) -> None:
+        if re.fullmatch(_LOCAL_SCHEME, _text(dataset, "CodingSchemeDesignator").upper()):
+            for keyword in _CODE_TEXTS:
+                dataset.pop(keyword, None)
         safe_blocks: set[tuple[int, int]] = set()
         creators: list[int] = []
         for tag in list(dataset.keys()):
@@ -290,23 +319,22 @@ class _Rules:
 
     def _keeps(self, element: DataElement) -> bool:
         """Change an element as its rule says; False to remove it."""
-        tag, keyword, vr = element.tag, element.keyword, element.VR
+        tag, keyword = element.tag, element.keyword
         is_of_image = tag.group >= _FIRST_GROUP and tag.group & 0xFF00 not in _CURVES_AND_OVERLAYS
         if not (is_of_image and dictionary_has_tag(tag)):
             return False
         action = _table().get(int(tag))
-        if vr in ("DA", "DT") and "dates" in self.options and keyword not in _NEVER_SHIFTED:
+        if keyword in _SHIFTED and "dates" in self.options:
             # A date that is none ("***") becomes empty.
             element.value = [self.key.shifted(str(value), self.patient) for value in _values(element)]
             return True
         if keyword in DESCRIPTORS and "descriptors" in self.options and (text := self._cleaned(element)):
             element.value = text
             return True
-        if "characteristics" in self.options:
-            if keyword in ("PatientSize", "PatientWeight"):
-                return self._is_short(element)
-            if keyword == "PatientSex":
-                return element.value in ("M", "F", "O", "", None)
+        if keyword in _MEASURES_OF_PATIENTS:
+            return "characteristics" in self.options and self._is_short(element)
+        if keyword == "PatientSex" and "characteristics" in self.options:
+            return element.value in ("M", "F", "O", "", None)
         return self._keeps_unlisted(element) if action is None else self._obeys(element, action)
 
     def _obeys(self, element: DataElement, action: str) -> bool:
@@ -350,16 +378,15 @@ class _Rules:
     def _maps(self, element: DataElement, *, every: bool) -> bool:
         """Replace UIDs; of elements that the table does not name, those of the standard itself stay."""
         uids = [str(value) for value in _values(element)]
-        element.value = [
-            uid if not uid or (uid.startswith(_STANDARD_UIDS) and not every) else self.key.uid(uid) for uid in uids
-        ]
+        element.value = [uid if not uid or (_is_of_standard(uid) and not every) else self.key.uid(uid) for uid in uids]
         return True
 
     def _is_short(self, element: DataElement) -> bool:
         """Whether it holds numbers or short words, none of them the patient's."""
         texts = [str(value) for value in _values(element)]
         if element.VR in ("DS", "IS"):  # the digits of a position may well contain those of an identifier
-            names_somebody = any(text.strip() in self.identifiers.wholes for text in texts)
+            shortest = _SHORTEST_IN_MEASURES if element.VR == "DS" else _SHORTEST_NUMBER
+            names_somebody = any(len(text) >= shortest and text.strip() in self.identifiers.wholes for text in texts)
         else:
             names_somebody = any(map(self.identifiers.are_in, texts))
         pattern = {
@@ -405,6 +432,16 @@ def _age(header: Dataset) -> str:
     return f"{months:03d}M" if months < 24 else f"{min(months // 12, OLDEST_TOLD_YEARS):03d}Y"
 
 
+def _has_place(header: Dataset) -> bool:
+    groups = [
+        group
+        for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+        for group in header.get(name) or ()
+    ]
+    places = [place for group in groups for place in group.get("PlanePositionSequence") or ()]
+    return any(len(place.get("ImagePositionPatient") or ()) == 3 for place in (header, *places))
+
+
 def _code(value: str, meaning: str) -> Dataset:
     code = Dataset()
     code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "DCM", meaning
@@ -425,3 +462,19 @@ def _text(header: Dataset, keyword: str) -> str:
 
 def _words(text: str) -> Iterable[str]:
     return re.findall(r"[^\W_]+", text.lower())
+
+
+def _is_of_standard(uid: str) -> bool:
+    """Whether the standard itself registers a UID (PS3.6, annex A); groups of codes are too many for a list."""
+    return bool(UID(uid).type or re.fullmatch(r"1\.2\.840\.10008\.6\.1\.\d{1,4}", uid))
+
+
+def _spellings(word: str) -> set[str]:
+    """A word as it is and as scanners that know no accents write it."""
+    bare = "".join(letter for letter in unicodedata.normalize("NFKD", word) if not unicodedata.combining(letter))
+    two_letters = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ß": "ss", "ø": "oe", "å": "aa", "æ": "ae"})
+    return {word, bare, word.translate(two_letters)}
+
+
+def _joined(text: str) -> str:
+    return re.sub(r"[\W_]", "", text)

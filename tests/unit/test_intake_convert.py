@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 from pathlib import Path
 
 import dicom_maker as maker
@@ -12,10 +13,13 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom import dcmread
 
 from analysis import batch, tsv
 from analysis.cli import main
+from analysis.intake import nifti
 from analysis.layout import Results
+from synthsr.errors import DataError
 
 #: What the maker writes into headers and names of files.
 IDENTIFYING = ("MRN-4711", "Muster", "1.2.3.4", "19500102", "20210304", "Nowhere", "/export", "secret")
@@ -49,26 +53,79 @@ def noise() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(16, 16, 16)).astype(np.float32)
 
 
-@pytest.mark.parametrize("plane", ["ax", "cor", "sag"])
-def test_dicom_becomes_nifti_of_the_same_geometry(tmp_path: Path, plane: str) -> None:
-    paths = maker.write_series(tmp_path / "export", plane=plane, places=maker.positions(20, 6.5, plane))
-    assert inventory(tmp_path) == 0
-    (row,) = convert(tmp_path).to_dict("records")
-    assert row["status"] == batch.DONE
-    image = nib.load(tmp_path / "results" / row["path"])
-    assert image.shape == (32, 32, 20)
-    assert image.header.get_zooms() == pytest.approx((7, 7, 6.5), abs=1e-3)
-    place = np.array(maker.positions(1, 6.5, plane)[0]) * (-1, -1, 1)  # LPS to RAS
-    corners = [image.affine @ (i, j, k, 1) for i in (0, 31) for j in (0, 31) for k in (0, 19)]
-    assert min(np.linalg.norm(corner[:3] - place) for corner in corners) < 1e-3
-    assert len(paths) == 20
+def mark(path: Path, row: int, column: int) -> np.ndarray:
+    """Make one pixel the brightest; where it lies, in mm, as NIfTI counts (x to the right, y to the front)."""
+    image = dcmread(path)
+    pixels = image.pixel_array.copy()
+    pixels[row, column] = 4000
+    image.PixelData = pixels.tobytes()
+    image.save_as(path)
+    along_row, along_column = np.reshape(image.ImageOrientationPatient, (2, 3))
+    place = np.array(image.ImagePositionPatient) + 7 * (column * along_row + row * along_column)
+    return place * (-1, -1, 1)
 
 
-def test_multi_frame_file_is_converted(tmp_path: Path) -> None:
-    maker.as_multi_frame(maker.write_series(tmp_path / "export"))
+def brightest(path: Path) -> np.ndarray:
+    """Where the brightest voxel of an image lies, in mm."""
+    image = nib.load(path)
+    voxel = np.unravel_index(np.argmax(image.get_fdata()), image.shape)
+    return nib.affines.apply_affine(image.affine, voxel)
+
+
+@pytest.mark.parametrize("form", ["ax", "cor", "sag", "reversed", "multi-frame"])
+def test_every_pixel_comes_to_lie_where_its_header_says(tmp_path: Path, form: str) -> None:
+    plane = form if form in maker.ORIENTATIONS else "ax"
+    places = maker.positions(20, 6.5, plane)
+    paths = maker.write_series(tmp_path / "export", plane=plane, places=places[::-1] if form == "reversed" else places)
+    expected = mark(paths[3], row=5, column=11)
+    if form == "multi-frame":
+        maker.as_multi_frame(paths)
     assert inventory(tmp_path) == 0
     (row,) = convert(tmp_path).to_dict("records")
-    assert nib.load(tmp_path / "results" / row["path"]).header.get_zooms() == pytest.approx((7, 7, 6))
+    assert row["status"] == batch.DONE, row["reason"]
+    path = tmp_path / "results" / row["path"]
+    np.testing.assert_allclose(brightest(path), expected, atol=1e-3)
+    assert nib.load(path).shape == (32, 32, 20)
+    assert nib.load(path).header.get_zooms() == pytest.approx((7, 7, 6.5), abs=1e-3)
+
+
+def test_an_image_that_lies_elsewhere_is_noticed(tmp_path: Path) -> None:
+    (path,) = maker.write_series(tmp_path, places=maker.positions(1, 6.5))
+    affine = np.diag([-7.0, 7.0, 6.5, 1.0])
+    affine[:3, 3] = 100, 100 - 31 * 7, 0
+    values = np.zeros((32, 32, 20))
+    nifti._check_place(nib.Nifti1Image(values, affine), path)
+    mirrors = [
+        nib.orientations.inv_ornt_aff(turned, values.shape)
+        for turned in (((0, -1), (1, 1), (2, 1)), ((0, 1), (1, -1), (2, 1)))
+    ]
+    wrong = [affine @ mirror for mirror in mirrors] + [nib.affines.from_matvec(np.eye(3), (0, 0, 20)) @ affine]
+    for place in wrong:
+        with pytest.raises(DataError, match="mm from where their headers say"):
+            nifti._check_place(nib.Nifti1Image(values, place), path)
+
+
+def test_phases_are_converted_to_two_images(tmp_path: Path) -> None:
+    phases = [{"AcquisitionNumber": 1}] * 20 + [{"AcquisitionNumber": 2, "ContrastBolusAgent": "Gd"}] * 20
+    paths = maker.write_series(tmp_path / "export", {**maker.T1, "each": phases}, places=maker.positions(20, 6.0) * 2)
+    expected = mark(paths[2], row=1, column=2), mark(paths[29], row=3, column=4)
+    assert inventory(tmp_path) == 0
+    table = convert(tmp_path)
+    assert set(table.status) == {batch.DONE}
+    (native,) = [path for path in table.path if "_ce-" not in path]
+    (enhanced,) = [path for path in table.path if "_ce-gd_" in path]
+    for path, place in zip((native, enhanced), expected, strict=True):
+        np.testing.assert_allclose(brightest(tmp_path / "results" / path), place, atol=1e-3)
+
+
+def test_a_full_disk_of_temporary_files_rejects_nothing(tmp_path: Path, monkeypatch, capsys) -> None:
+    maker.write_series(tmp_path / "export")
+    assert inventory(tmp_path) == 0
+    monkeypatch.setattr(nifti, "LEAST_FREE_BYTES", 1 << 60)
+    monkeypatch.setattr("dcm2niix.bin", shutil.which("false"))
+    folders = ["--out", str(tmp_path / "results"), "--private", str(tmp_path / "private")]
+    assert main(["convert", str(Results(tmp_path / "results").batch("select", "0001")), *folders]) == 69
+    assert "TMPDIR" in capsys.readouterr().err
 
 
 def test_dual_echo_is_converted_to_two_images(tmp_path: Path) -> None:
@@ -194,6 +251,19 @@ def test_bids_names_stay_and_good_images_are_linked(tmp_path: Path, noise: np.nd
         np.testing.assert_array_equal(nib.load(anat / name).get_fdata(dtype=np.float32), noise)
     series = tsv.read(tmp_path / "results" / "intake" / "series.tsv")
     assert "suffix" in series.loc[series.decision == "exclude", "reason"].iloc[0]
+
+
+def test_bids_ct_must_be_in_hounsfield_units(tmp_path: Path) -> None:
+    x_mm = 10 * (np.indices((16,) * 3) - 7.5)
+    hounsfield = np.where((x_mm**2).sum(axis=0) < 65**2, 35, -1000).astype(np.int16)
+    bids(tmp_path, "sub-1_ct.nii.gz", hounsfield)
+    bids(tmp_path, "sub-2_ct.nii.gz", hounsfield + np.int16(1000))
+    assert inventory(tmp_path, "--format", "bids") == 0
+    series = tsv.read(tmp_path / "results" / "intake" / "series.tsv")
+    assert set(series.modality) == {"CT"} and set(series.contrast) == {"ct"}
+    table = convert(tmp_path).set_index("scan_id")
+    assert table.status["sub-1_ct"] == batch.DONE
+    assert table.status["sub-2_ct"] == batch.REJECTED and "Hounsfield" in table.reason["sub-2_ct"]
 
 
 def test_bids_bad_images_are_named(tmp_path: Path, noise: np.ndarray) -> None:
@@ -325,4 +395,4 @@ def test_missing_dcm2niix_stops_the_job(tmp_path: Path, monkeypatch, capsys) -> 
     folders = ["--out", str(tmp_path / "results"), "--private", str(tmp_path / "private")]
     assert main(["convert", str(Results(tmp_path / "results").batch("select", "0001")), *folders]) == 69
     assert "dcm2niix cannot be started" in capsys.readouterr().err
-    assert not (tmp_path / "results" / "batches" / "convert").exists()
+    assert not Results(tmp_path / "results").batch("convert", "0001").exists()

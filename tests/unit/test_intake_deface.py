@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from analysis import batch
 from analysis.cli import main
 from analysis.intake import deface
 from analysis.layout import Results, sidecar_of
-from synthsr import labels
+from synthsr import labels, scan
 from synthsr.networks import UNet, UNetConfig
 from synthsr.preprocess import Grid
 from synthsr.weights.storage import save_network
@@ -87,3 +89,48 @@ def test_border_is_where_it_says() -> None:
     inside[:] = False
     inside[:60, :60, :60] = True  # 0.2 l
     assert deface.near(inside, grid, grid) is None
+
+
+@pytest.mark.parametrize("missed", ["labels", "distance"])
+def test_brain_that_one_head_misses_is_kept_by_the_other(missed: str) -> None:
+    """As real networks fail: a half of the brain is not labelled, or said to be far outside of it."""
+    values, brain, _ = head()
+
+    class Segmenter:
+        weights = SimpleNamespace(network=SimpleNamespace(config=SimpleNamespace(distance=True)))
+
+        def half(self, image: torch.Tensor, found: str) -> torch.Tensor:
+            inside = image[0, 0] > 0.5
+            if missed == found:
+                inside[:, : inside.shape[1] // 2] = False
+            return inside
+
+        def segment(self, image: torch.Tensor, *, flip: bool) -> tuple[torch.Tensor, None]:
+            return self.half(image, "labels") * labels.segmentation_numbers().index(2), None
+
+        def strip(self, image: torch.Tensor, *, flip: bool) -> torch.Tensor:
+            return torch.where(self.half(image, "distance"), -5.0, 5.0)
+
+    defacer = deface.Defacer.__new__(deface.Defacer)
+    defacer.segmenter = Segmenter()  # type: ignore[assignment]
+    made = defacer(nib.Nifti1Image(values, np.diag([*SPACING_MM, 1.0])), "scan", is_ct=False).get_fdata()
+    np.testing.assert_array_equal(made[brain], values[brain])
+
+
+def test_real_brain_stays_whole_and_the_face_goes(data_folder: Path) -> None:
+    """Brain as an independent network finds it (the largest part of its labels, which have islands in the neck)."""
+    folder = data_folder / "nifti" / "t1_targets"
+    image, reference = (nib.load(folder / f"uih_{name}.nii.gz") for name in ("T1w", "desc-meshnet18_dseg"))
+    values = image.get_fdata(dtype=np.float32)
+    parts, _ = ndimage.label(np.asanyarray(reference.dataobj) > 0)
+    brain_there = (parts == 1 + np.bincount(parts.ravel())[1:].argmax()).astype(np.float32)
+    brain = scan.onto_grid(brain_there, reference.affine, Grid(values.shape, image.affine)) > 0.5
+    made = deface.Defacer("segmentation", "cpu")(image, "scan", is_ct=False).get_fdata(dtype=np.float32)
+    np.testing.assert_array_equal(made[brain], values[brain])
+    # Of the head below the brain's front (nose, eyes, mouth and chin) nothing remains, but for
+    # specks at the tips of the temporal lobes.
+    place_mm = nib.affines.apply_affine(image.affine, np.moveaxis(np.indices(values.shape), 0, -1))
+    in_front = place_mm[..., 1] > place_mm[brain][:, 1].max() - 30
+    below = place_mm[..., 2] < place_mm[brain & in_front][:, 2].min() - 15
+    face = in_front & below & (values > 0.1 * np.percentile(values, 99))
+    assert face.sum() > 200_000 and (made[face] != 0).mean() < 0.002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import threading
 from datetime import date
@@ -12,16 +13,18 @@ import leaks
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from pydicom import dcmread, dcmwrite
 from pydicom.datadict import DicomDictionary, dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.tag import Tag
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless, SecondaryCaptureImageStorage
+from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless, SecondaryCaptureImageStorage
 
 from analysis import tsv
 from analysis.cli import main
-from analysis.errors import ConfigurationError
-from analysis.intake import profile
+from analysis.errors import ConfigurationError, DataError
+from analysis.intake import codestream, nifti, profile
 from analysis.intake.key import Key
 from analysis.intake.words import technical
 from analysis.layout import Private, Results
@@ -182,6 +185,9 @@ def test_private_elements_that_the_standard_calls_safe_stay(tmp_path: Path) -> N
         ({"SamplesPerPixel": 3, "BitsAllocated": 8, "PixelData": bytes(3 * maker.SIZE**2)}, "colours"),
         ({"SOPClassUID": SecondaryCaptureImageStorage}, "not an MR or CT image"),
         ({"ConversionType": "WSD"}, "picture of a screen"),
+        ({"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": bytes(maker.SIZE**2)}, "eight bits"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colours"),
+        ({"ImagePositionPatient": None}, "no place in the patient"),
     ],
 )
 def test_series_that_may_show_a_name_are_held_back(tmp_path: Path, tags: dict, reason: str) -> None:
@@ -190,6 +196,74 @@ def test_series_that_may_show_a_name_are_held_back(tmp_path: Path, tags: dict, r
     (row,) = deidentify(tmp_path).to_dict("records")
     assert (row["decision"], row["n_files"]) == ("held back", "0") and reason in row["reason"]
     assert written(tmp_path) == []
+
+
+def test_what_is_held_back_today_is_gone_tomorrow(tmp_path: Path) -> None:
+    maker.write_series(tmp_path / "export", places=maker.positions(2, 6.0))
+    assert list(deidentify(tmp_path).n_files) == ["2"]
+    (late,) = maker.write_series(
+        tmp_path / "export" / "late", {**maker.T1, "BurnedInAnnotation": "YES"}, places=maker.positions(1, 6.0)
+    )
+    assert late.is_file() and list(deidentify(tmp_path).decision) == ["held back"]
+    assert written(tmp_path) == []
+
+
+def test_no_date_that_others_know_tells_the_shift(tmp_path: Path) -> None:
+    """A scanner's installation, or the day of the export, would give all dates of all patients away."""
+    known = {**dict.fromkeys(("InstanceCreationDate", "ContentDate", "DateOfInstallation"), "20190521")}
+    known |= dict.fromkeys(("DateOfManufacture", "DateOfLastCalibration", "StudyReadDate"), "20190521")
+    tags = {**maker.T1, **known, "AcquisitionDateTime": "20210304101112"}
+    maker.write_series(tmp_path / "export", tags, places=maker.positions(1, 6.0))
+    deidentify(tmp_path)
+    (image,) = written(tmp_path)
+    moved = Key.of(tmp_path / "private" / "pseudonyms.key").shifted("20190521", "MRN-4711")
+    kept = {element.keyword: element.value for element in image if element.VR in ("DA", "DT") and element.value}
+    assert {name for name, value in kept.items() if moved in str(value)} == set()
+    assert kept["StudyDate"] == kept["AcquisitionDate"] == kept["AcquisitionDateTime"]
+    assert {name for name, value in kept.items() if value != kept["StudyDate"]} <= set(known)
+
+
+def test_text_beside_the_pixels_goes(tmp_path: Path) -> None:
+    (path,) = maker.write_series(tmp_path / "export", places=maker.positions(1, 6.0))
+    image = dcmread(path)
+    pixels = image.PixelData
+    image.PixelData += b"Quokka^Erika"
+    image.save_as(path)
+    assert b"Quokka" in path.read_bytes()
+    deidentify(tmp_path)
+    assert written(tmp_path)[0].PixelData == pixels and leaks.find([tmp_path / "out"], ["Quokka"]) == []
+
+
+def test_comments_of_compressed_pixels_go(tmp_path: Path) -> None:
+    (path,) = maker.write_series(tmp_path / "export", places=maker.positions(1, 6.0))
+    image = dcmread(path)
+    pixels, stream = image.pixel_array, io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG2000", no_jp2=True, irreversible=False, comment="Quokka^Erika")
+    image.PixelData = encapsulate([stream.getvalue() + b"4711-0815"])
+    image["PixelData"].is_undefined_length = True
+    image.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    image.save_as(path)
+    assert leaks.find([tmp_path / "export"], ["Quokka", "4711-0815"])
+    deidentify(tmp_path)
+    (image,) = written(tmp_path)
+    assert leaks.find([tmp_path / "out"], ["Quokka", "4711-0815"]) == []
+    frame = next(generate_frames(image.PixelData, number_of_frames=1))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(frame))), pixels)
+
+
+@pytest.mark.parametrize("form", [{}, {"progressive": True}, {"restart_marker_blocks": 1}])
+def test_comments_of_jpeg_go(form: dict) -> None:
+    values = np.random.default_rng(0).integers(0, 255, (40, 40), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "JPEG", quality=95, comment="Quokka", exif=b"Exif\0\0Quokka", **form)
+    first, second = stream.getvalue(), stream.getvalue()[:-2] + b"\xff\xff\xd9Quokka"
+    made = codestream.without_comments(encapsulate([first, second]), 2)
+    assert b"Quokka" in first and b"Quokka" not in made and b"Exif" not in made
+    for frame in generate_frames(made, number_of_frames=2):
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(frame))), np.asarray(Image.open(stream)))
+    for broken in (first[: len(first) // 2], first[:2] + b"\xff\xe0", b"JXL of any text", first[:2] + b"\0" * 20):
+        with pytest.raises(DataError):
+            codestream.without_comments(encapsulate([broken]), 1)
 
 
 def test_overlays_in_the_pixels_hold_a_series_back(tmp_path: Path) -> None:
@@ -341,6 +415,9 @@ def test_key_is_closed_and_one_for_all(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(ConfigurationError, match="is no key") as error:
         Key.of(path)
+    path.write_text(f"{secret}0\n")
+    with pytest.raises(ConfigurationError, match="is no key"):
+        Key.of(path)
     assert secret not in str(error.value)
 
 
@@ -367,6 +444,53 @@ def test_sidecars_keep_physics_and_lose_people() -> None:
     assert "ReceiveCoilName" in profile.sidecar(content)
 
 
+def test_names_are_known_in_other_spellings() -> None:
+    header = Dataset()
+    header.PatientName, header.PatientID, header.StudyDate = "Grünwald^Zoë", "4711-0815", "20210304"
+    header.ScheduledProcedureStepSequence = [Dataset()]
+    header.ScheduledProcedureStepSequence[0].PersonName = "Wombat"
+    known = profile.Identifiers.of(header)
+    for text in ("GRUENWALD", "GRUNWALD T1", "zoe", "47110815", "4711_0815 T1", "2021-03-04", "x_wombat_y"):
+        assert known.are_in(text), text
+    assert not any(map(known.are_in, ("T1 SE", "4711", "Head coil 32", "2021")))
+
+
+def test_warnings_of_the_converter_quote_nothing() -> None:
+    header = Dataset()
+    header.PatientName = "Wombat"
+    messages = [
+        "Warning: interpolated protocol 'Dr Quokka's head' may be unsuitable for dwidenoise. dicom/000000.dcm",
+        "Warning: odd file of WOMBAT",
+        "Found 12 DICOM file(s)",
+    ]
+    told = nifti._warnings(messages, profile.Identifiers.of(header))
+    assert told == ["Warning: interpolated protocol '…' may be unsuitable for dwidenoise. dicom/000000.dcm"]
+
+
+def test_texts_of_local_codes_and_unknown_uids_go() -> None:
+    header = Dataset()
+    header.PatientID = "4711"
+    header.AnatomicRegionSequence = [
+        profile._code("T-A0100", "Brain"), profile._code("Q1", "Dr Quokka"), profile._code("Q2", "Dr Quokka"),
+    ]  # fmt: skip
+    for code, scheme in zip(header.AnatomicRegionSequence, ("SRT", "99QUOKKA", ""), strict=True):
+        code.CodingSchemeDesignator = scheme
+    header.AnatomicRegionSequence[0].ContextUID = "1.2.840.10008.6.1.1"
+    header.ReferencedSOPClassUID = "1.2.840.10008.47110815"
+    header.PatientBodyMassIndex = "22.5"
+    profile.deidentify(header, Key(b"1" * 32), options=frozenset())
+    first, *others = header.AnatomicRegionSequence
+    assert (first.CodeMeaning, first.ContextUID) == ("Brain", "1.2.840.10008.6.1.1")
+    assert not any("CodeMeaning" in code or "CodeValue" in code for code in others)
+    assert header.ReferencedSOPClassUID.startswith("2.25.") and "PatientBodyMassIndex" not in header
+
+
+def test_words_in_the_field_of_the_modality_are_not_told(tmp_path: Path) -> None:
+    maker.write_series(tmp_path / "export", {**maker.T1, "Modality": "QUOKKA"}, places=maker.positions(1, 6.0))
+    assert list(deidentify(tmp_path).modality) == ["n/a"]
+    assert (profile.modality_of(" ct "), profile.modality_of("MULLER")) == ("CT", "")
+
+
 def test_descriptions_keep_technical_words_only() -> None:
     assert technical("t2_tse_tra Muster 4711 +KM") == ["t2", "tse", "tra", "+", "KM"]
     assert technical("<script>alert(1)</script> =cmd|calc") == []
@@ -380,6 +504,20 @@ def test_the_standards_table_is_there_and_elements_named_here_exist() -> None:
         "X",
         "U",
     ]
-    for keyword in profile.TECHNICAL | profile.DESCRIPTORS | profile._NAMES | profile._NUMBERS_OF_PEOPLE:
+    for keyword in profile.TECHNICAL | profile.DESCRIPTORS | profile._NUMBERS_OF_PEOPLE | profile._SHIFTED:
         assert dictionary_VR(keyword)
     assert np.isnan(profile.told_age_years(float("nan"))) and profile.told_age_years(94.3) == 90
+
+
+def test_errors_that_nobody_foresaw_quote_no_header(tmp_path: Path, monkeypatch, capsys) -> None:
+    maker.write_series(tmp_path / "export", places=maker.positions(1, 6.0))
+
+    name, number = ("".join(parts) for parts in (("Quo", "kka"), ("47", "11")))  # lines of the program are told
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError(name) from KeyError(number)
+
+    monkeypatch.setattr(Key, "participant", fail)
+    assert main(["deidentify", str(tmp_path / "export"), "--out", str(tmp_path / "out")]) == 70
+    told = capsys.readouterr().err
+    assert "ValueError" in told and "deidentify.py" in told and not any(word in told for word in ("Quokka", "4711"))

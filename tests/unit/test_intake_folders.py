@@ -21,6 +21,8 @@ def source(tmp_path: Path) -> Path:
     (anat / "sub-1_ses-1_T1w.nii.gz").symlink_to(tmp_path / "annex.nii.gz")
     (root / "sub-1" / "sub-1_sessions.tsv").touch()
     (root / "participants.tsv").touch()
+    (root / "sub-1" / "Export.ZIP").touch()
+    (root / "sub-1" / "DICOMDIR").touch()
     (root / "study").mkdir()
     (root / "circle").symlink_to(root)
     for folder, _, names in os.walk(root):
@@ -37,6 +39,8 @@ def source(tmp_path: Path) -> Path:
         lambda root: (root / "sub-1" / "ses-1").rename(root / "sub-1" / "ses-3"),
         lambda root: (root / "participants.tsv").write_text("participant_id\n"),
         lambda root: (root / "sub-1" / "sub-1_sessions.tsv").write_text("session_id\n"),
+        lambda root: (root / "sub-1" / "Export.ZIP").write_text("another export"),
+        lambda root: (root / "sub-1" / "DICOMDIR").write_text("another table"),
         lambda root: (root.parent / "annex.nii.gz").touch(),  # fetched
     ],
 )
@@ -54,3 +58,13 @@ def test_place_and_results_do_not(source: Path) -> None:
     (moved / "circle").symlink_to(moved)
     os.utime(moved, (1, 1))
     assert folders.state(moved, without=moved / "study") == before
+
+
+def test_state_of_an_archive_and_of_a_dicomdir(source: Path) -> None:
+    archive, table = source / "sub-1" / "Export.ZIP", source / "sub-1" / "DICOMDIR"
+    before = folders.state(archive), folders.state(table)
+    assert len({*before, folders.state(source)}) == 3
+    (source / "sub-1" / "ses-1" / "anat" / "2.dcm").touch()
+    assert folders.state(archive) == before[0] and folders.state(table) != before[1]
+    archive.write_text("another export")
+    assert folders.state(archive) != before[0]

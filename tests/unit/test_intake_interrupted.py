@@ -11,22 +11,24 @@ import kill_intake
 import pytest
 
 from analysis.cli import main
+from analysis.intake import index
 
 
 def make_source(root: Path, n_series: int) -> Path:
-    for index in range(n_series):
-        tags = maker.T1 if index % 2 else maker.T2
-        person = index // 2
-        maker.write_series(root / "export", tags, patient=f"P{person}", study=f"1.2.{person}", series=f"{index}")
+    for number in range(n_series):
+        tags, person, places = maker.T1 if number % 2 else maker.T2, number // 2, maker.positions(12, 9.0)
+        maker.write_series(
+            root / "export", tags, patient=f"P{person}", study=f"1.2.{person}", series=f"{number}", places=places
+        )
     return root / "export"
 
 
-def test_killed_intake_completes_to_the_same_files(tmp_path: Path) -> None:
-    source = make_source(tmp_path, 5)
-    table = kill_intake.compare(source, tmp_path, n_kills=4, batch_size=2)
+def test_killed_intake_completes_to_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "COMMIT", 5)
+    table = kill_intake.compare(make_source(tmp_path, 4), tmp_path, n_kills=4, batch_size=2)
     assert len(table) == 5 and table.half_written.sum() == 0
     end = table.iloc[-1]
-    assert (end.differing, end.n_files) == (0, len(kill_intake.contents(tmp_path / "undisturbed"))) and end.n_files > 25
+    assert (end.differing, end.n_files) == (0, len(kill_intake.contents(tmp_path / "undisturbed"))) and end.n_files > 20
 
 
 def test_half_written_files_would_be_seen(tmp_path: Path) -> None:
@@ -35,6 +37,17 @@ def test_half_written_files_would_be_seen(tmp_path: Path) -> None:
         (tmp_path / "results" / name).write_text(content)
     (tmp_path / "results" / "c.nii.gz").write_bytes(b"\x1f\x8b\x08half")
     assert {Path(name).name for name in kill_intake.half_written(tmp_path)} == {"a.json", "b.tsv", "c.nii.gz"}
+
+
+def test_full_disk_of_the_index_stops_and_the_rerun_completes(tmp_path: Path, monkeypatch, capsys) -> None:
+    command = ["inventory", str(make_source(tmp_path, 4)), "--out", str(tmp_path / "results")]
+    monkeypatch.setattr(index, "_TABLES", f"{index._TABLES} PRAGMA max_page_count = 10;")
+    assert main(command) == 69
+    assert "full" in (message := capsys.readouterr().err) and "see to space" in message
+    assert not (tmp_path / "results").exists()
+    monkeypatch.undo()
+    assert main(command) == 0
+    assert "4 series found, 4 included" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])

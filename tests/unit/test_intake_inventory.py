@@ -247,7 +247,7 @@ def test_age_and_sex(clinic: Clinic) -> None:
     assert list(sessions.sex) == ["F", "F", "F", "n/a", "F", "F"]
 
 
-def test_unreadable_files_are_rows_and_the_cohort_goes_on(clinic: Clinic) -> None:
+def test_unreadable_files_are_rows_and_the_cohort_goes_on(clinic: Clinic, capsys) -> None:
     maker.write_series(clinic.source / "good")
     cut = maker.write_series(clinic.source / "cut", maker.T2, patient="Other", study="1.2.5")
     cut[3].write_bytes(cut[3].read_bytes()[:-500])
@@ -256,6 +256,7 @@ def test_unreadable_files_are_rows_and_the_cohort_goes_on(clinic: Clinic) -> Non
     (clinic.source / "Muster_Erika.dcm").write_text("not an image at all\n" * 20)
     (clinic.source / "LICENSE").write_text("do as you like\n" * 20)
     assert clinic.inventory() == 0
+    assert "62 files, of which 1 are not DICOM" in capsys.readouterr().out
     excluded = clinic.series[clinic.series.decision == "exclude"]
     assert len(clinic.series) == 4
     assert sum("truncated" in reason for reason in excluded.reason) == 2

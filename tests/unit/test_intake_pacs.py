@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -9,19 +10,20 @@ from pathlib import Path
 
 import dicom_maker as maker
 import orthanc
-import pandas as pd
 import pytest
 import yaml
-from orthanc import Orthanc, Proxy
-from pydicom import dcmread
+from orthanc import N_SLICES, Client, Orthanc, Proxy, in_the_way, same_as_stored
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from analysis import tsv
 from analysis.cli import main
-from analysis.intake.pacs import configuration, fetch, table
+from analysis.intake.pacs import configuration, fetch, folder, table
 from analysis.intake.pacs.peer import ConnectionLostError, Receive, RefusedError, RemoteSeries
 
-N_STUDIES, N_SLICES = 200, 2
+N_STUDIES = 200
 WAYS = ("get", "move", "web")
+MOVE = {"retrieve": "move", "host": "x", "port": 104, "own_host": "x", "own_port": 104}
 
 
 @pytest.fixture(scope="session")
@@ -30,10 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     if reason := orthanc.lacking():
         pytest.skip(reason)
     root = tmp_path_factory.mktemp("orthanc")
-    for number in range(N_STUDIES):
-        tags = {**maker.T1, "AccessionNumber": f"A{number:03d}", "StudyDate": f"20{10 + number // 100}0304"}
-        places = maker.positions(N_SLICES, 6.0)
-        maker.write_series(root / "made", tags, patient=f"P{number % 100}", study=f"1.2.{number + 1}", places=places)
+    orthanc.make_studies(root / "made", N_STUDIES)
     maker.write_series(root / "made", {**maker.T2, "AccessionNumber": "BIG"}, patient="Müller^2", study="1.3.1")
     maker.write_series(root / "made", {"Modality": "PT", "AccessionNumber": "BIG"}, study="1.3.1", series="2")
     found = Orthanc(root / "orthanc")
@@ -44,42 +43,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
         found.stop()
 
 
-class Client:
-    """A folder to fetch into, with the files that say how and what."""
-
-    def __init__(self, root: Path, server: Orthanc) -> None:
-        self.root, self.server, self.out = root, server, root / "fetched"
-
-    def fetch(self, way: str, lines: list[dict[str, str]], **changes: object) -> int:
-        reached = {
-            "get": {"host": "127.0.0.1", "port": self.server.dicom_port, "title": "ORTHANC"},
-            "web": {"url": f"{self.server.address}/dicom-web"},
-        }
-        reached["move"] = {**reached["get"], "own_host": "127.0.0.1", "own_port": self.server.own_port}
-        settings = {"retrieve": way, **reached[way], "files_per_second": 1000, "timeout_s": 20, **changes}
-        (self.root / "pacs.yaml").write_text(yaml.safe_dump(settings))
-        pd.DataFrame(lines).to_csv(self.root / "table.tsv", sep="\t", index=False)
-        return main(["fetch", str(self.root / "pacs.yaml"), str(self.root / "table.tsv"), "--out", str(self.out)])
-
-    @property
-    def table(self) -> pd.DataFrame:
-        return tsv.read(self.out / "fetched.tsv")
-
-    @property
-    def files(self) -> list[Path]:
-        return sorted(self.out.rglob("*.dcm"))
-
-
 @pytest.fixture
 def client(tmp_path: Path, server: Orthanc) -> Client:
     return Client(tmp_path, server)
-
-
-def same_as_stored(files: list[Path], server: Orthanc) -> bool:
-    """Whether files have the pixels that were stored."""
-    made = {path.name.removesuffix(".dcm"): path for path in (server.root.parent / "made").iterdir()}
-    images = [dcmread(path) for path in files]
-    return all(image.PixelData == dcmread(made[image.SOPInstanceUID]).PixelData for image in images)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -106,7 +72,7 @@ def test_the_table_decides_what_is_fetched(client: Client, way: str, capsys: pyt
     assert len(client.files) == 2 * N_SLICES + 20 and same_as_stored(client.files, client.server)
     assert client.out.stat().st_mode & 0o777 == 0o700
     told = "".join(capsys.readouterr())
-    assert not any(word in told for word in ("A007", "P8", "1.2.8"))
+    assert "is not encrypted" in told and not any(word in told for word in ("A007", "P8", "1.2.8"))
 
 
 def test_inventory_reads_what_was_fetched(client: Client, tmp_path: Path) -> None:
@@ -116,23 +82,22 @@ def test_inventory_reads_what_was_fetched(client: Client, tmp_path: Path) -> Non
     assert (row["decision"], row["contrast"], row["n_slices"]) == ("include", "T2w", "20")
 
 
-def test_two_hundred_studies(client: Client) -> None:
-    lines = [{"accession_number": f"A{number:03d}"} for number in range(N_STUDIES)]
-    assert client.fetch("get", lines) == 0
-    assert set(client.table.status) == {"done"} and len(client.files) == N_STUDIES * N_SLICES
+@pytest.mark.parametrize("way", WAYS)
+def test_many_studies_in_spite_of_a_cut_and_of_a_pacs_that_is_gone(client: Client, way: str) -> None:
+    """``benchmarks/fetch_pacs.py`` does this with all 200."""
+    n_studies = 20
+    lines = [{"accession_number": f"A{number:03d}"} for number in range(0, N_STUDIES, N_STUDIES // n_studies)]
+    found = client.fetch_in_spite_of_a_cut(way, lines[:n_studies])
+    assert found.n_cut == 1 and found.is_resumed_without_fetching_twice
+    assert 0 < found.n_files_first < found.n_files == n_studies * N_SLICES
+    assert set(client.table.status) == {"done"} and same_as_stored(client.files, client.server)
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_cut_connection_is_made_anew(client: Client, way: str) -> None:
     # So that the cut falls into the transfer of images: each has 2 kB of pixels.
-    if way == "move":
-        own_port = orthanc.free_port()
-        proxy = Proxy(own_port, port=client.server.own_port, cut_after=20_000)
-        changes: dict[str, object] = {"own_port": own_port}
-    else:
-        target = client.server.dicom_port if way == "get" else client.server.http_port
-        proxy = Proxy(target, n_cuts=2, cut_after=40_000 if way == "get" else 24_000)
-        changes = {"port": proxy.port} if way == "get" else {"url": f"http://127.0.0.1:{proxy.port}/dicom-web"}
+    cut_after = {"get": 40_000, "move": 20_000, "web": 24_000}[way]
+    proxy, changes = in_the_way(way, client.server, n_cuts=1 if way == "move" else 2, cut_after=cut_after)
     try:
         assert client.fetch(way, [{"accession_number": "BIG"}], **changes) == 0
     finally:
@@ -145,9 +110,7 @@ def test_a_cut_connection_is_made_anew(client: Client, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["get", "web"])
 def test_what_came_stays_when_the_pacs_is_gone(client: Client, way: str, capsys: pytest.CaptureFixture[str]) -> None:
-    target = client.server.dicom_port if way == "get" else client.server.http_port
-    proxy = Proxy(target, cut_after=40_000 if way == "get" else 24_000, dies=True)
-    changes = {"port": proxy.port} if way == "get" else {"url": f"http://127.0.0.1:{proxy.port}/dicom-web"}
+    _, changes = in_the_way(way, client.server, cut_after=40_000 if way == "get" else 24_000, dies=True)
     lines = [{"accession_number": "A001"}, {"accession_number": "BIG"}, {"accession_number": "A002"}]
     assert client.fetch(way, lines, attempts=2, **changes) == 69
     assert "run again" in capsys.readouterr().err
@@ -174,28 +137,39 @@ def test_files_come_no_faster_than_they_may(client: Client) -> None:
     assert time.monotonic() - begin >= 1.9
 
 
-@pytest.mark.parametrize("way", ["get", "web"])
+@pytest.mark.parametrize("way", WAYS)
 def test_tls(tmp_path: Path, server: Orthanc, way: str) -> None:
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
     certificate, key = orthanc.make_certificate(tmp_path)
     client = Client(tmp_path, server)
-    lines = [{"accession_number": "A000"}]
-    ours = {"certificate": str(certificate), "key": str(key)}
-    if way == "get":
+    ours = {"ca": str(certificate), "certificate": str(certificate), "key": str(key)}
+    if way == "web":
+        proxy = Proxy(server.http_port, n_cuts=0, certificate=(certificate, key))
+        changes: dict[str, object] = {"url": f"https://127.0.0.1:{proxy.port}/dicom-web"}
+        elsewhere = {"url": f"https://localhost:{proxy.port}/dicom-web"}
+    else:
         extra = {"DicomTlsEnabled": True, "DicomTlsTrustedCertificates": str(certificate)}
         extra |= {"DicomTlsCertificate": str(certificate), "DicomTlsPrivateKey": str(key)}
-        client.server = Orthanc(tmp_path / "encrypted", extra)
+        client.server = Orthanc(tmp_path / "encrypted", extra, calls_by_tls=True)
         client.server.store(sorted((server.root.parent / "made").glob("1.2.1.*")))
-        changes: dict[str, object] = {}
-    else:
-        proxy = Proxy(server.http_port, n_cuts=0, certificate=(certificate, key))
-        changes = {"url": f"https://127.0.0.1:{proxy.port}/dicom-web"}
+        changes, elsewhere = {}, {"host": "localhost"}
+
+    def fetch(**settings: object) -> int:
+        return client.fetch(way, [{"accession_number": "A000"}], attempts=1, **settings)
+
     try:
-        assert client.fetch(way, lines, attempts=1, **changes) == 69  # not encrypted, or not trusted
+        assert fetch(**changes) == 69, "not encrypted, or not trusted"
+        assert fetch(**ours, **{**changes, **elsewhere}) == 69, "another's certificate"
         assert not client.files
-        assert client.fetch(way, lines, attempts=1, ca=str(certificate), **ours, **changes) == 0
+        assert fetch(**ours, **changes) == 0
         assert len(client.files) == N_SLICES
+        if way == "move":
+            client.files[0].unlink()
+            (tmp_path / "stranger").mkdir()
+            stranger, its_key = orthanc.make_certificate(tmp_path / "stranger")
+            fetch(**{**ours, "certificate": str(stranger), "key": str(its_key)})
+            assert len(client.files) == N_SLICES - 1, "the PACS sends to nobody whom it does not trust"
     finally:
         if client.server is not server:
             client.server.stop()
@@ -211,6 +185,13 @@ def test_tls(tmp_path: Path, server: Orthanc, way: str) -> None:
         ({"retrieve": "web", "url": "http://x", "attempts": 0}, "not above zero"),
         ({"retrieve": "web", "url": "http://x", "ca": "no.pem"}, "is not a file"),
         ({"retrieve": "get", "host": "x", "port": "104"}, "is not of the kind int"),
+        ({"retrieve": "get", "host": "x", "port": 1 << 16}, "is no port"),
+        ({"retrieve": "get", "host": "x", "port": 104, "title": "A" * 17}, "1 to 16 letters"),
+        ({"retrieve": "get", "host": "x", "port": 104, "certificate": "pacs.yaml"}, "certificate without encryption"),
+        ({"retrieve": "web", "url": "http://x", "ca": "pacs.yaml"}, "url is not of https"),
+        ({"retrieve": "web", "url": "file:///etc"}, "begins with https://"),
+        ({"retrieve": "web", "url": "https://me:secret@x"}, "belong into ~/.netrc"),
+        ({**MOVE, "ca": "pacs.yaml"}, "move with ca needs certificate"),
     ],
 )
 def test_wrong_configuration_is_named(tmp_path: Path, settings: dict, said: str, capsys) -> None:
@@ -218,7 +199,8 @@ def test_wrong_configuration_is_named(tmp_path: Path, settings: dict, said: str,
     path.write_text(yaml.safe_dump(settings))
     lines.write_text("accession_number\nA1\n")
     assert main(["fetch", str(path), str(lines), "--out", str(tmp_path / "out")]) == 78
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told and "secret" not in told
 
 
 def test_lines_that_cannot_be_asked_for(tmp_path: Path) -> None:
@@ -237,6 +219,18 @@ def test_lines_that_cannot_be_asked_for(tmp_path: Path) -> None:
 def test_shipped_example_is_valid() -> None:
     example = Path(configuration.__file__).parents[3] / "config" / "pacs.yaml"
     assert configuration.read(example).retrieve == "get"
+
+
+def content(*uids: str) -> bytes:
+    """A file of study, series and instance."""
+    image = Dataset()
+    image.StudyInstanceUID, image.SeriesInstanceUID, image.SOPInstanceUID = uids
+    image.SOPClassUID = MRImageStorage
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    stream = io.BytesIO()
+    image.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
 
 
 class Moody:
@@ -259,7 +253,7 @@ class Moody:
         refuses = series.series_uid == "1.2.3"
         for instance in instances:
             if not (refuses and instance.endswith(".1")):
-                assert receive(instance, b"content")
+                assert receive(instance, content(series.study_uid, series.series_uid, instance))
         assert not receive("9.9.9", b"never asked for")
         if refuses:
             raise RefusedError("status A702")
@@ -278,3 +272,13 @@ def test_one_bad_series_does_not_stop_the_others(tmp_path: Path, monkeypatch: py
     assert list(rows.n_files) == [3, 0, 2, 3]
     assert "connection is lost" in rows.reason["1.2.2"] and "A702" in rows.reason["1.2.3"]
     assert len(list(tmp_path.rglob("*.dcm"))) == 8
+
+
+def test_images_of_others_are_not_kept(tmp_path: Path) -> None:
+    series = RemoteSeries("1.2", "1.2.1", "MR", 3)
+    found = folder.SeriesFolder(tmp_path, series, folder.Pace(1e6))
+    found.expect(["a", "b"])
+    others = [("1.9", "1.2.1", "a"), ("1.2", "1.9", "a"), ("1.2", "1.2.1", "b"), ("", "", "a")]
+    assert not any(found.receive("a", content(*uids)) for uids in others) and found.n_foreign == 4
+    assert not found.receive("a", b"no DICOM") and not found.receive("c", content("1.2", "1.2.1", "c"))
+    assert found.receive("a", content("1.2", "1.2.1", "a")) and found.missing(["a", "b"]) == ["b"]

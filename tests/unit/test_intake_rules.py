@@ -17,6 +17,7 @@ from analysis.intake import geometry
 from analysis.intake.classify import RULES, Protocol, Rules, Verdict
 
 RULES_READ = Rules()
+SAID = yaml.safe_dump(yaml.safe_load(RULES.read_text(encoding="utf-8")))
 STACK = geometry.measure([maker.ORIENTATIONS["ax"]] * 20, maker.positions(20, 6.0))
 SE, GR, IR = ("SE",), ("GR",), ("SE", "IR")
 
@@ -110,12 +111,11 @@ def test_evidence_tells_rule_values_and_disagreement() -> None:
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789 _-+*", max_size=40), agent=st.text(max_size=20))
 def test_free_text_is_never_told(text: str, agent: str) -> None:
-    said = yaml.safe_dump(yaml.safe_load(RULES.read_text(encoding="utf-8")))
     verdict = judge(text=f"erika mustermann {text}", agent=f"4711 {agent}", sequence_name="mustermann")
     published = f"{verdict.contrast} {verdict.reason} {verdict.evidence} {verdict.contrast_agent}"
     assert "muster" not in published and "4711" not in published and "erika" not in published
     for quoted in published.split("'")[1::2]:
-        assert all(part in said for part in quoted.split())
+        assert all(part in SAID for part in quoted.split())
 
 
 def test_first_rule_decides_and_geometry_comes_last() -> None:

@@ -8,6 +8,7 @@ is missing. It ends with exit code 69 if the PACS is out of reach; what the PACS
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
 
@@ -27,7 +28,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     pacs = configuration.read(arguments.pacs)
     wanted = table.read(arguments.table)
-    with locked(arguments.out):
+    if not pacs.is_encrypted:
+        print("the connection to the PACS is not encrypted: names and images can be read on their way")
+    with locked(arguments.out), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # would print values of headers
         fetched = fetch(pacs, wanted, arguments.out)
     counts = fetched["status"].value_counts().sort_index()
     print(f"{len(wanted)} lines; series: {', '.join(f'{count} {status}' for status, count in counts.items())}")

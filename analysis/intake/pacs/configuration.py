@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -59,6 +61,11 @@ class Pacs:
     timeout_s: float = 60.0
     attempts: int = 4
 
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether names and images are hidden on their way."""
+        return self.url.startswith("https:") if self.retrieve == WEB else self.ca is not None
+
     def tls(self, purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH) -> ssl.SSLContext | None:
         """Context for encryption that checks the other side's certificate; None if no ``ca`` is given."""
         if self.ca is None:
@@ -109,6 +116,7 @@ def _check(pacs: Pacs, path: Path) -> None:
     for name in needed[pacs.retrieve]:
         if not getattr(pacs, name):
             raise ConfigurationError(f"{path}: retrieve: {pacs.retrieve} needs {name}")
+    _check_address(pacs, path)
     for name in ("files_per_second", "timeout_s", "attempts"):
         if getattr(pacs, name) <= 0:
             raise ConfigurationError(f"{path}: {name}: {getattr(pacs, name)} is not above zero")
@@ -116,3 +124,25 @@ def _check(pacs: Pacs, path: Path) -> None:
         file = getattr(pacs, name)
         if file and not file.is_file():
             raise ConfigurationError(f"{path}: {name}: {file} is not a file")
+    if pacs.certificate and not pacs.is_encrypted:
+        raise ConfigurationError(f"{path}: certificate without encryption: give ca, or a url of https")
+    if pacs.ca and not pacs.is_encrypted:
+        raise ConfigurationError(f"{path}: ca is given, but url is not of https")
+    if pacs.retrieve == MOVE and pacs.ca and not pacs.certificate:
+        raise ConfigurationError(f"{path}: retrieve: move with ca needs certificate, as the PACS calls us")
+
+
+def _check_address(pacs: Pacs, path: Path) -> None:
+    for name in ("title", "own_title"):
+        if not re.fullmatch(r"[!-\[\]-~][ -\[\]-~]{0,15}", getattr(pacs, name)):
+            raise ConfigurationError(f"{path}: {name}: 1 to 16 letters and digits are allowed")
+    for name in ("port", "own_port"):
+        if not 0 <= getattr(pacs, name) < 1 << 16:
+            raise ConfigurationError(f"{path}: {name}: {getattr(pacs, name)} is no port")
+    if pacs.retrieve != WEB:
+        return
+    address = urlsplit(pacs.url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ConfigurationError(f"{path}: url: begins with https:// (or http://) and the name of a host")
+    if "@" in address.netloc:  # not quoted: messages go to logs
+        raise ConfigurationError(f"{path}: url: name and password belong into ~/.netrc, mode 0600")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -33,7 +33,8 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from .configuration import MOVE, Pacs
+from . import peer
+from .configuration import GET, MOVE, Pacs
 from .peer import ConnectionLostError, Receive, RefusedError, RemoteSeries, chunks
 from .table import Request
 
@@ -68,6 +69,7 @@ class DimsePeer:
         self._association: Association | None = None
         self._receive: Receive | None = None
         self._error: OSError | None = None
+        self._n_refused = self._n_bytes = 0
         self._lock = threading.Lock()
         self._server: Any = None
 
@@ -81,17 +83,16 @@ class DimsePeer:
             StudyInstanceUID="",
         )
         studies = [
-            str(answer.StudyInstanceUID)
+            _text(answer, "StudyInstanceUID")
             for answer in self._find(query)
-            if answer.get("StudyInstanceUID")
-            and request.fits(
-                accession_number=str(answer.get("AccessionNumber") or ""),
-                patient_id=str(answer.get("PatientID") or ""),
-                study_date=str(answer.get("StudyDate") or ""),
+            if request.fits(
+                accession_number=_text(answer, "AccessionNumber"),
+                patient_id=_text(answer, "PatientID"),
+                study_date=_text(answer, "StudyDate"),
             )
         ]
         found = []
-        for study_uid in dict.fromkeys(studies):
+        for study_uid in dict.fromkeys(filter(None, studies)):
             query = _query(
                 "SERIES",
                 StudyInstanceUID=study_uid,
@@ -100,13 +101,13 @@ class DimsePeer:
                 NumberOfSeriesRelatedInstances="",
             )
             for answer in self._find(query):
-                count = answer.get("NumberOfSeriesRelatedInstances")
+                count = _text(answer, "NumberOfSeriesRelatedInstances")
                 found.append(
                     RemoteSeries(
                         study_uid=study_uid,
-                        series_uid=str(answer.get("SeriesInstanceUID") or ""),
-                        modality=str(answer.get("Modality") or ""),
-                        n_instances=int(count) if count not in (None, "") else None,
+                        series_uid=_text(answer, "SeriesInstanceUID"),
+                        modality=_text(answer, "Modality"),
+                        n_instances=int(count) if count.isdecimal() else None,
                     )
                 )
         return [series for series in found if series.series_uid]
@@ -116,7 +117,7 @@ class DimsePeer:
         query = _query(
             "IMAGE", StudyInstanceUID=series.study_uid, SeriesInstanceUID=series.series_uid, SOPInstanceUID=""
         )
-        answers = [str(answer.get("SOPInstanceUID") or "") for answer in self._find(query)]
+        answers = [_text(answer, "SOPInstanceUID") for answer in self._find(query)]
         return list(dict.fromkeys(filter(None, answers)))
 
     def retrieve(self, series: RemoteSeries, instances: Sequence[str], receive: Receive, *, as_whole: bool) -> None:
@@ -130,7 +131,7 @@ class DimsePeer:
             If the PACS says that it cannot.
         """
         with self._lock:
-            self._receive = receive
+            self._receive, self._n_refused = receive, 0
         try:
             if self._pacs.retrieve == MOVE:
                 self._listen()
@@ -154,14 +155,8 @@ class DimsePeer:
             self._server = None
 
     def _retrieve(self, query: Dataset) -> None:
-        association = self._connected()
-        if self._pacs.retrieve == MOVE:
-            model = StudyRootQueryRetrieveInformationModelMove
-            answers = association.send_c_move(query, self._pacs.own_title, model)
-        else:
-            answers = association.send_c_get(query, StudyRootQueryRetrieveInformationModelGet)
         last = None
-        for status, _ in answers:
+        for status, _ in self._answers(self._pacs.retrieve, query):
             last = status.get("Status")
             if self._error:
                 raise self._error
@@ -173,7 +168,7 @@ class DimsePeer:
 
     def _find(self, query: Dataset) -> list[Dataset]:
         found = []
-        for status, answer in self._connected().send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
+        for status, answer in self._answers("find", query):
             code = status.get("Status")
             if code is None:
                 raise ConnectionLostError
@@ -182,6 +177,27 @@ class DimsePeer:
             elif code != _SUCCESS:
                 raise RefusedError(f"status {code:04X}")
         return found
+
+    def _answers(self, verb: str, query: Dataset) -> Iterator[tuple[Dataset, Dataset | None]]:
+        """Ask, and give status and content of every answer, of which not even a broken PACS may send without end."""
+        association = self._connected()
+        try:
+            if verb == MOVE:
+                model = StudyRootQueryRetrieveInformationModelMove
+                answers = association.send_c_move(query, self._pacs.own_title, model)
+            elif verb == GET:
+                answers = association.send_c_get(query, StudyRootQueryRetrieveInformationModelGet)
+            else:
+                answers = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+        except ValueError as error:  # it did not accept this service
+            raise RefusedError(f"it does not offer C-{verb.upper()} to us") from error
+        except RuntimeError as error:  # gone since the last question
+            raise ConnectionLostError from error
+        for number, (status, answer) in enumerate(answers):
+            if number >= peer.MOST_ANSWERS:
+                association.abort()
+                raise RefusedError(f"more than {peer.MOST_ANSWERS} answers to one question")
+            yield status, answer
 
     def _connected(self) -> Association:
         if self._association and self._association.is_established:
@@ -206,7 +222,7 @@ class DimsePeer:
             ae_title=self._pacs.title,
             ext_neg=roles,  # type: ignore[arg-type]
             tls_args=(context, self._pacs.host) if context else None,
-            evt_handlers=[(evt.EVT_C_STORE, self._store)],
+            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_DATA_RECV, self._weigh)],
         )
         if association.is_rejected:
             raise RefusedError("the association is rejected; do titles fit?")
@@ -229,7 +245,7 @@ class DimsePeer:
             (self._pacs.own_host, self._pacs.own_port),
             block=False,
             ssl_context=self._pacs.tls(ssl.Purpose.CLIENT_AUTH),
-            evt_handlers=[(evt.EVT_C_STORE, self._store)],
+            evt_handlers=[(evt.EVT_C_STORE, self._store), (evt.EVT_DATA_RECV, self._weigh)],
         )
 
     def _store(self, event: evt.Event) -> int:
@@ -240,7 +256,26 @@ class DimsePeer:
             except OSError as error:
                 self._error = error  # raised where the answers are read: here pynetdicom would swallow it
                 return _NO_ROOM
+            self._n_bytes = 0
+            self._n_refused = 0 if is_taken else self._n_refused + 1
+        if self._n_refused > peer.MOST_REFUSED:
+            event.assoc.abort()
         return _SUCCESS if is_taken else _NOT_ASKED_FOR
+
+    def _weigh(self, event: evt.Event) -> None:
+        """End a connection through which an image comes that no memory holds."""
+        self._n_bytes += len(event.data)
+        if self._n_bytes > peer.MOST_BYTES:
+            self._n_bytes = 0
+            event.assoc.abort()
+
+
+def _text(answer: Dataset, keyword: str) -> str:
+    """Value in an answer; empty where there is none that can be read."""
+    try:
+        return str(answer[keyword].value or "") if keyword in answer else ""
+    except Exception:  # pydicom raises nearly anything on a damaged value
+        return ""
 
 
 def _query(level: str, **keys: Any) -> Dataset:

@@ -12,6 +12,8 @@ import pandas as pd
 
 from analysis import tsv
 from analysis.errors import ToolError
+from analysis.intake import profile
+from analysis.intake.pseudonyms import inert
 
 from .configuration import WEB, Pacs
 from .folder import Pace, SeriesFolder
@@ -47,8 +49,8 @@ class Fetcher:
         self._pacs, self._root = pacs, root
         self._pace = Pace(pacs.files_per_second)
         self._peer: Peer | None = None
-        self.rows: dict[tuple[int, str], dict[str, object]] = {}
-        self._known: dict[str, dict[str, object]] = {}
+        self.rows: dict[tuple[int, RemoteSeries | None], dict[str, object]] = {}
+        self._known: dict[tuple[str, str], dict[str, object]] = {}
 
     def request(self, request: Request) -> None:
         """Fetch what a line asks for."""
@@ -65,8 +67,8 @@ class Fetcher:
         for series in found:
             if series.modality and series.modality not in self._pacs.modalities:
                 self._tell(request, series, SKIPPED, "of another modality")
-            elif series.series_uid in self._known:  # asked for by an earlier line as well
-                self.rows[request.line, series.series_uid] = {**self._known[series.series_uid], "line": request.line}
+            elif (uids := (series.study_uid, series.series_uid)) in self._known:  # of an earlier line as well
+                self.rows[request.line, series] = {**self._known[uids], "line": request.line}
             else:
                 self._fetch(request, series)
 
@@ -90,11 +92,13 @@ class Fetcher:
         finally:
             missing = folder.missing(instances)
             is_done = instances and not missing
+            if folder.n_foreign:
+                reason = f"{folder.n_foreign} images came that are not those they are called; tell who runs the PACS"
             reason = reason or f"{len(missing)} files did not come"
             self._tell(request, series, DONE if is_done else PARTIAL, "" if is_done else reason)
-            row = self.rows[request.line, series.series_uid]
+            row = self.rows[request.line, series]
             row |= {"n_instances": len(instances), "n_files": len(instances) - len(missing)}
-            self._known[series.series_uid] = row
+            self._known[series.study_uid, series.series_uid] = row
 
     def _retrieve(self, series: RemoteSeries, folder: SeriesFolder, instances: list[str]) -> str:
         """Ask for what is missing until all is there or nothing more comes; why not, where the PACS says so.
@@ -162,11 +166,11 @@ class Fetcher:
         return self._peer
 
     def _tell(self, request: Request, series: RemoteSeries | None, status: str, reason: str) -> None:
-        self.rows[request.line, series.series_uid if series else ""] = {
+        self.rows[request.line, series] = {
             "line": request.line,
             "study_uid": series.study_uid if series else tsv.MISSING,
             "series_uid": series.series_uid if series else tsv.MISSING,
-            "modality": (series.modality if series else "") or tsv.MISSING,
+            "modality": profile.modality_of(series.modality if series else "") or tsv.MISSING,
             "n_instances": tsv.MISSING if series is None or series.n_instances is None else series.n_instances,
             "n_files": 0,
             "status": status,
@@ -198,5 +202,5 @@ def fetch(pacs: Pacs, wanted: Sequence[Request], root: Path) -> pd.DataFrame:
 
 def _write(fetcher: Fetcher, root: Path) -> pd.DataFrame:
     table = pd.DataFrame(list(fetcher.rows.values()), columns=list(COLUMNS))
-    tsv.write(table, root / "fetched.tsv")
+    tsv.write(inert(table), root / "fetched.tsv")
     return table

@@ -8,6 +8,10 @@ from typing import Protocol
 
 from .table import Request
 
+#: What a sound PACS stays below, so that a broken one ends: answers to one question; images in a row that nobody asked
+#: for; bytes of one image or of one page of answers, of which the largest multi-frame files need half.
+MOST_ANSWERS, MOST_REFUSED, MOST_BYTES = 100_000, 1_000, 4 << 30
+
 #: Takes an instance's SOPInstanceUID and its whole file; False if it was not asked for.
 Receive = Callable[[str, bytes], bool]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client import DICOMwebClient
 from pydicom import dcmwrite
 from requests.adapters import HTTPAdapter
 
+from . import peer
 from .configuration import Pacs
 from .peer import ConnectionLostError, Receive, RefusedError, RemoteSeries
 from .table import Request
@@ -30,8 +32,9 @@ _LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.Chunked
 #: Bad gateway, unavailable, gateway's time is up.
 _BUSY = (502, 503, 504)
 
-# It would print identifiers.
-logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL)
+# They would print identifiers, which stand in addresses.
+for _name in ("dicomweb_client", "urllib3"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class WebPeer:
@@ -62,6 +65,7 @@ class WebPeer:
             "StudyDate": request.dates,
         }
         answers = self._ask(
+            "StudyInstanceUID",
             self._client.search_for_studies,
             search_filters={key: value for key, value in filters.items() if value},
             fields=["AccessionNumber", "PatientID", "StudyDate"],
@@ -76,9 +80,9 @@ class WebPeer:
             )
         ]
         found = []
-        for study_uid in dict.fromkeys(filter(None, studies)):
+        for study_uid in studies:
             fields = ["Modality", "NumberOfSeriesRelatedInstances"]
-            for answer in self._ask(self._client.search_for_series, study_uid, fields=fields):
+            for answer in self._ask("SeriesInstanceUID", self._client.search_for_series, study_uid, fields=fields):
                 count = _text(answer, "NumberOfSeriesRelatedInstances")
                 found.append(
                     RemoteSeries(
@@ -88,12 +92,15 @@ class WebPeer:
                         n_instances=int(count) if count.isdecimal() else None,
                     )
                 )
-        return [series for series in found if series.series_uid]
+        return found
 
     def find_instances(self, series: RemoteSeries) -> list[str]:
         """SOPInstanceUIDs of a series."""
-        answers = self._ask(self._client.search_for_instances, series.study_uid, series.series_uid)
-        return list(dict.fromkeys(filter(None, (_text(answer, "SOPInstanceUID") for answer in answers))))
+        search = self._client.search_for_instances
+        return [
+            _text(answer, "SOPInstanceUID")
+            for answer in self._ask("SOPInstanceUID", search, series.study_uid, series.series_uid)
+        ]
 
     def retrieve(self, series: RemoteSeries, instances: Sequence[str], receive: Receive, *, as_whole: bool) -> None:
         """Fetch instances of a series, one by one, as the PACS has them stored.
@@ -118,8 +125,6 @@ class WebPeer:
 
     def _instance(self, series: RemoteSeries, instance: str) -> bytes:
         image = self._client.retrieve_instance(series.study_uid, series.series_uid, instance)
-        if image.SOPInstanceUID != instance:
-            raise ValueError("another instance than was asked for")
         content = io.BytesIO()
         dcmwrite(content, image, enforce_file_format=True)
         return content.getvalue()
@@ -128,8 +133,20 @@ class WebPeer:
         """End the connection."""
         self._session.close()
 
-    def _ask(self, search: Any, *names: str, **options: Any) -> list[Mapping[str, Any]]:
-        return list(self._told(search, *names, get_remaining=True, **options))
+    def _ask(self, named_by: str, search: Any, *names: str, **options: Any) -> list[Mapping[str, Any]]:
+        """Answers of all pages, one for each ``named_by``; some PACS send the first page for ever."""
+        found: dict[str, Mapping[str, Any]] = {}
+        offset = 0
+        while answers := self._told(search, *names, offset=offset, **options):
+            before = len(found)
+            for answer in answers:
+                found.setdefault(_text(answer, named_by), answer)
+            offset += len(answers)
+            if len(found) > peer.MOST_ANSWERS:
+                raise RefusedError(f"more than {peer.MOST_ANSWERS} answers to one question")
+            if len(found) == before:
+                break
+        return [answer for uid, answer in found.items() if uid]
 
     def _told(self, call: Any, *names: Any, **options: Any) -> Any:
         try:
@@ -146,9 +163,10 @@ class WebPeer:
 
 
 class _Adapter(HTTPAdapter):
-    """Waits for an answer, but not for ever, and trusts what the configuration says.
+    """Waits for an answer, but not for ever, takes no more than fits, and trusts what the configuration says.
 
-    A session's own ``verify`` would give way to the environment's ``REQUESTS_CA_BUNDLE``.
+    A session's own ``verify`` would give way to the environment's ``REQUESTS_CA_BUNDLE``; and it would follow wherever
+    a PACS, or whoever answers in its place, sends it, with the identifiers that are asked for.
     """
 
     def __init__(self, pacs: Pacs) -> None:
@@ -156,12 +174,32 @@ class _Adapter(HTTPAdapter):
         self._pacs = pacs
 
     def send(self, request: requests.PreparedRequest, *arguments: Any, **options: Any) -> requests.Response:
+        if urlsplit(request.url)[:2] != urlsplit(self._pacs.url)[:2]:
+            raise requests.exceptions.InvalidURL("the PACS sends us to another server")
         options["timeout"] = self._pacs.timeout_s
         if self._pacs.ca:
             options["verify"] = str(self._pacs.ca)
-        return super().send(request, *arguments, **options)
+        response = super().send(request, *arguments, **options)
+        setattr(response.raw, "stream", _weighed(response.raw.stream))  # noqa: B010 (a method, for a type checker)
+        return response
+
+
+def _weighed(stream: Any) -> Any:
+    def parts(*arguments: Any, **options: Any) -> Iterator[bytes]:
+        n_bytes = 0
+        for part in stream(*arguments, **options):
+            n_bytes += len(part)
+            if n_bytes > peer.MOST_BYTES:
+                raise ValueError("more than fits into memory")
+            yield part
+
+    return parts
 
 
 def _text(answer: Mapping[str, Any], keyword: str) -> str:
-    values = answer.get(_TAGS[keyword], {}).get("Value") or [""]
-    return str(values[0])
+    """Value in an answer; empty where there is none that can be read."""
+    try:
+        values = answer.get(_TAGS[keyword], {}).get("Value") or [""]
+        return str(values[0])
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return ""

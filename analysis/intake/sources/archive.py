@@ -6,6 +6,7 @@ members are left out and counted; an archive that unpacks to far more than its s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import lzma
@@ -22,13 +23,13 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from analysis.errors import ToolError
-from analysis.intake import headers
+from analysis.intake import folders, headers
 from analysis.intake.series import to_text
 
 from . import Fault
 
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-UNREAD_SUFFIXES = {".7z", ".rar", ".iso"}
+#: Kinds that are not read, and told; single files compressed as ``1.dcm.gz`` among them.
+UNREAD_SUFFIXES = (".7z", ".rar", ".iso", ".tar.zst", ".dcm.gz", ".ima.gz")
 #: An archive may unpack to so many times its size, and to at least so much; images compress to a third.
 MOST_RATIO, LEAST_CAP_BYTES = 100, 1 << 30
 MOST_MEMBERS = 1_000_000
@@ -42,6 +43,8 @@ _DAMAGED = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError),
     *(NotImplementedError, OSError),
 )
+#: What stops the run; other errors of the system are those of one archive.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 ESCAPES, LINKS = "have names that lead out of it", "are links or devices"
 NESTED, UNREADABLE = "are archives themselves", "cannot be unpacked"
@@ -49,7 +52,7 @@ NESTED, UNREADABLE = "are archives themselves", "cannot be unpacked"
 
 def is_archive(path: Path) -> bool:
     """Whether a file's name is that of an archive that can be read."""
-    return path.name.lower().endswith(SUFFIXES)
+    return path.name.lower().endswith(folders.ARCHIVES)
 
 
 class _FullError(Exception):
@@ -90,10 +93,19 @@ class Archive:
             yield Fault(self.path, f"an archive that cannot be read ({type(error).__name__})")
             return
         state = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-        record = self.target / "archive.json"
-        known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        try:
+            known = json.loads((self.target / "archive.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = {}
         if {key: known.get(key) for key in state} != state:
-            known = state | {"faults": self._unpack(state)}
+            try:
+                known = state | {"faults": self._unpack(state)}
+            except OSError as error:
+                if error.errno in _DISK:
+                    raise
+                # Not remembered: the next run tries again.
+                yield Fault(self.path, f"an archive that cannot be read ({type(error).__name__})")
+                return
         yield from sorted(path for path in self.target.iterdir() if path.suffix == ".dcm")
         yield from (Fault(self.path, reason) for reason in known["faults"])
 
@@ -134,17 +146,18 @@ class Archive:
             try:
                 with stream:
                     start = stream.read(_BLOCK_BYTES)
+                    total_bytes += len(start)
                     if not headers.promises_dicom(start, name):
                         continue
                     with target.open("wb") as output:
                         while start:
-                            total_bytes += len(start)
                             if total_bytes > cap_bytes:
                                 target.unlink()
                                 raise _FullError
                             _check_space(folder)
                             output.write(start)
                             start = stream.read(_BLOCK_BYTES)
+                            total_bytes += len(start)
             except (zipfile.BadZipFile, zlib.error, EOFError, lzma.LZMAError):
                 target.unlink(missing_ok=True)
                 left_out[UNREADABLE] += 1

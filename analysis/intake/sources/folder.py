@@ -14,7 +14,7 @@ from .archive import UNREAD_SUFFIXES, Archive, is_archive
 from .dicomdir import MediaDirectory, is_dicomdir
 
 CLOSED = "a folder that cannot be read; give the right to read it"
-UNREAD_ARCHIVE = "an archive of a kind that is not read; unpack it"
+UNREAD_ARCHIVE = "an archive or compressed file of a kind that is not read; unpack it"
 
 
 class Folder:
@@ -47,7 +47,7 @@ class Folder:
                     yield from Archive(path, unpacked=self.unpacked).files()
                 elif is_dicomdir(path):
                     yield from MediaDirectory(path).faults()
-                elif path.suffix.lower() in UNREAD_SUFFIXES:
+                elif path.name.lower().endswith(UNREAD_SUFFIXES):
                     yield Fault(path, UNREAD_ARCHIVE)
                 else:
                     yield path
