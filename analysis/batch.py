@@ -9,21 +9,29 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from synthsr import files
 
-from . import tsv
-from .errors import DataError
+from . import journal, tsv
+from .errors import DataError, SynthSRError
 from .layout import BATCH_STAGES, Results
 
 #: Columns of every batch table. ``path`` is the scan's main file, ``sha256`` the :func:`digest` of all its files,
 #: ``key`` what decided them: hash of the input, hash of the weights, version of the algorithm.
 COLUMNS = ("scan_id", "participant_id", "session_id", "contrast", "status", "reason", "path", "sha256", "key")
-DONE, REJECTED = "done", "rejected"
+#: Of a scan's row; ``failed`` only in journals, as the job ends there.
+DONE, REJECTED, FAILED = "done", "rejected", "failed"
+#: Scans whose files may wait to be written while the next one is computed.
+UNWRITTEN = 1
 
 #: A scan's input row.
 Scan = Mapping[str, str]
@@ -65,12 +73,31 @@ def furthest(results: Results) -> list[dict[str, str]]:
     return [found[scan_id] for scan_id in sorted(found)]
 
 
+@dataclass(frozen=True)
+class Steps:
+    """A scan's work in three parts: files are read and written while the scans between them are computed.
+
+    Attributes
+    ----------
+    read
+        Gives what ``work`` needs of a scan; called in a thread of its own, one scan ahead.
+    work
+        Gives what ``write`` needs; called in the caller's thread, one scan after the other.
+    write
+        Makes the scan's files; called in a thread of its own, up to :data:`UNWRITTEN` scans behind.
+    """
+
+    read: Callable[[Scan], Any]
+    work: Callable[[Scan, Any], Any]
+    write: Callable[[Scan, Any], None]
+
+
 def run(
     scans: pd.DataFrame,
     table: Path,
     *,
     root: Path,
-    worker: Callable[[Scan], None],
+    worker: Callable[[Scan], None] | Steps,
     outputs: Callable[[Scan], Sequence[Path]],
     key: Callable[[Scan], str],
 ) -> pd.DataFrame:
@@ -82,7 +109,8 @@ def run(
         One row per scan, with at least the first four of :data:`COLUMNS`. Rows with status ``rejected`` (of an
         earlier stage) are passed over.
     table
-        The batch's table, read if it exists.
+        The batch's table, read if it exists. Until it is written a journal lies beside it (:mod:`analysis.journal`);
+        a job that was killed goes on from there.
     root
         Results folder; paths in the table are relative to it.
     worker
@@ -97,35 +125,69 @@ def run(
     -------
     The table as written.
     """
-    earlier = {}
-    if table.is_file():
-        earlier = {row["scan_id"]: {str(k): str(v) for k, v in row.items()} for row in read(table).to_dict("records")}
-    made = []
+    known = [*(rows(table) if table.is_file() else []), *journal.read(table).rows]
+    earlier = {row["scan_id"]: row for row in known}
+    table_rows: dict[str, dict[str, str]] = {}
+    wanted = []
     for record in scans.to_dict("records"):
         scan = {str(name): str(value) for name, value in record.items()}
         if scan.get("status", DONE) == REJECTED:
             continue
-        row = {column: scan.get(column, "") for column in COLUMNS[:4]}
+        row = {**dict.fromkeys(COLUMNS, ""), **{column: scan.get(column, "") for column in COLUMNS[:4]}}
         row["key"] = key(scan)
         before = earlier.get(row["scan_id"], {})
-        paths = outputs(scan)
-        if before.get("key") == row["key"] and _is_sound(before, paths):
-            made.append({**row, **{column: before[column] for column in ("status", "reason", "path", "sha256")}})
-            continue
-        try:
-            worker(scan)
-            row |= {
-                "status": DONE,
-                "reason": "",
-                "path": paths[0].relative_to(root).as_posix(),
-                "sha256": digest(paths),
-            }
-        except DataError as error:
-            row |= {"status": REJECTED, "reason": str(error), "path": "", "sha256": ""}
-        made.append(row)
-    result = pd.DataFrame(made, columns=list(COLUMNS))
-    tsv.write(result, table)
+        if before.get("key") == row["key"] and _is_sound(before, outputs(scan)):
+            row |= {column: before[column] for column in ("status", "reason", "path", "sha256")}
+        else:
+            wanted.append(scan)
+        table_rows[row["scan_id"]] = row
+    with journal.writing(table, [row for row in table_rows.values() if row["status"]]) as write:
+        making: Iterator[tuple[Scan, Callable[[], None]]]
+        if isinstance(worker, Steps):
+            making = _overlapped(wanted, worker)
+        else:
+            making = ((scan, partial(worker, scan)) for scan in wanted)
+        for worked, finish in making:
+            row, paths = table_rows[worked["scan_id"]], outputs(worked)
+            try:
+                finish()
+                path = paths[0].relative_to(root).as_posix()
+                row |= {"status": DONE, "path": path, "sha256": digest(paths)}
+            except DataError as error:
+                row |= {"status": REJECTED, "reason": str(error)}
+            except Exception as error:
+                # The text of other errors than this project's may name a path, and with it a patient.
+                what = str(error) if isinstance(error, SynthSRError) else type(error).__name__
+                write({**row, "status": FAILED, "reason": what})
+                raise
+            write(row)
+        result = pd.DataFrame(list(table_rows.values()), columns=list(COLUMNS))
+        tsv.write(result, table)
     return result
+
+
+def _overlapped(scans: Sequence[Scan], steps: Steps) -> Iterator[tuple[Scan, Callable[[], None]]]:
+    """Work through scans, in their order; each with what returns when its files are there, or raises what went wrong.
+
+    At most one scan is read ahead and :data:`UNWRITTEN` are written behind, so that the memory is bounded.
+    """
+    behind: deque[tuple[Scan, Future[None]]] = deque()
+    with ThreadPoolExecutor(1, "reader") as reader, ThreadPoolExecutor(1, "writer") as writer:
+        ahead = [reader.submit(steps.read, scan) for scan in scans[:1]]
+        for position, scan in enumerate(scans):
+            read = ahead.pop()
+            wait([read])
+            ahead += [reader.submit(steps.read, following) for following in scans[position + 1 : position + 2]]
+            try:
+                behind.append((scan, writer.submit(steps.write, scan, steps.work(scan, read.result()))))
+            except Exception as error:
+                failed: Future[None] = Future()
+                failed.set_exception(error)
+                behind.append((scan, failed))
+            while behind and (len(behind) > UNWRITTEN or behind[0][1].done()):
+                first, written = behind.popleft()
+                yield first, written.result
+        yield from ((scan, written.result) for scan, written in behind)
 
 
 def digest(paths: Sequence[Path]) -> str:

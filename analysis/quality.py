@@ -40,13 +40,21 @@ def edge_share(numbers: Numbers) -> float:
     numbers
         Label map, shape (x, y, z).
     """
-    brain = np.isin(numbers, labels.brain_numbers())
+    brain = brain_of(numbers)
     shares = [0.0]
     for axis in range(3):
         area = brain.sum(axis=tuple(other for other in range(3) if other != axis))
         if area.max() > 0:
             shares += [area[0] / area.max(), area[-1] / area.max()]
     return float(max(shares))
+
+
+def brain_of(numbers: Numbers) -> npt.NDArray[np.bool_]:
+    """Where a label map has brain."""
+    is_brain = np.zeros(labels.table()[-1].number + 1, dtype=bool)
+    is_brain[list(labels.brain_numbers())] = True
+    found: npt.NDArray[np.bool_] = is_brain[numbers]
+    return found
 
 
 def noise_share(data: Volume, affine: npt.NDArray[np.float64], numbers: Numbers, grid: preprocess.Grid) -> float:
@@ -66,19 +74,43 @@ def noise_share(data: Volume, affine: npt.NDArray[np.float64], numbers: Numbers,
     -------
     Standard deviation over the median brightness; NaN where there is no brain or it is black.
     """
-    matrix = np.linalg.inv(grid.affine) @ affine
-    brain = np.isin(numbers, labels.brain_numbers()).astype(np.uint8)
-    inside = ndimage.affine_transform(brain, matrix, output_shape=data.shape, order=0) > 0
+    inside = _onto_scan(brain_of(numbers), np.linalg.inv(grid.affine) @ affine, data.shape)
     if not inside.any():
         return math.nan
+    # Where there is brain, and a voxel about it.
+    box = tuple(slice(max(0, part.start - 1), part.stop + 1) for part in ndimage.find_objects(inside.view(np.uint8))[0])
+    inside, differences = inside[box], data[box]
     through = int(np.argmax(np.linalg.norm(affine[:3, :3], axis=0)))
-    differences = data.astype(np.float64)
     for axis in range(3):
         if axis != through:
             differences = ndimage.convolve1d(differences, [1.0, -2.0, 1.0], axis=axis, mode="nearest")
-    level = float(np.median(data[inside]) - min(float(data.min()), 0.0))
+    level = float(np.median(data[box][inside]) - min(float(data.min()), 0.0))
     spread = float(np.median(np.abs(differences[inside])))
     return MAD_TO_SD * spread / LAPLACIAN_SD / level if level > 0 else math.nan
+
+
+def _onto_scan(
+    mask: npt.NDArray[np.bool_], matrix: npt.NDArray[np.float64], shape: tuple[int, ...]
+) -> npt.NDArray[np.bool_]:
+    """Nearest voxel of a mask for every voxel of a scan whose axes are the mask's, in another order or direction.
+
+    Parameters
+    ----------
+    mask
+        On the grid of :func:`synthsr.preprocess.prepare` for this scan.
+    matrix
+        From the scan's voxels to the mask's.
+    shape
+        Of the scan; what lies outside the mask is False.
+    """
+    of_scan = np.abs(matrix[:3, :3]).argmax(axis=1)  # for every axis of the mask
+    picked = np.pad(mask, 1)
+    for axis, other in enumerate(of_scan):
+        places = matrix[axis, other] * np.arange(shape[other]) + matrix[axis, 3]
+        # One further because of the padding, which stands for what lies outside.
+        nearest = np.floor(places + 0.5).clip(-1, mask.shape[axis]).astype(int) + 1
+        picked = picked.take(nearest, axis=axis)
+    return picked.transpose(np.argsort(of_scan))
 
 
 def agreement_dice(first: Numbers, second: Numbers) -> float:
@@ -93,7 +125,7 @@ def agreement_dice(first: Numbers, second: Numbers) -> float:
         return math.nan
     length = labels.table()[-1].number + 1
     counts = [np.bincount(each.ravel(), minlength=length) for each in (first, second)]
-    both = np.bincount(first.ravel()[first.ravel() == second.ravel()], minlength=length)
+    both = np.bincount(first[first == second], minlength=length)
     total = counts[0] + counts[1]
     wanted = [number for number in structures() if total[number] >= 2 * LEAST_VOXELS]
     return float(np.mean(2 * both[wanted] / total[wanted])) if wanted else 0.0
@@ -104,7 +136,8 @@ def grey_white_contrast(image: Volume, numbers: Numbers) -> float:
 
     About 0.35 in a T1 (FreeSurfer's grey levels); near 0 where the network answered the same everywhere.
     """
-    white, grey = (image[np.isin(numbers, pair)] for pair in (labels.WHITE_MATTER, labels.CORTEX))
+    pairs = (labels.WHITE_MATTER, labels.CORTEX)
+    white, grey = (image[(numbers == left) | (numbers == right)] for left, right in pairs)
     if not (len(white) and len(grey)):
         return 0.0
     level = float(np.median(white))
@@ -169,8 +202,7 @@ def measure(
     By name, as in ``gate_limits.tsv``; ``entropy_…`` of every structure follow.
     """
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    centre = np.argwhere(np.isin(numbers, labels.brain_numbers()))
-    middle = grid.affine @ [*(centre.mean(axis=0) if len(centre) else [math.nan] * 3), 1]
+    middle = grid.affine @ [*ndimage.center_of_mass(brain), 1] if (brain := brain_of(numbers)).any() else [math.nan] * 3
     names = labels.by_number()
     per_structure = {
         f"entropy_{names[number].name}": float(value)

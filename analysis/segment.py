@@ -10,10 +10,26 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synthsr.threads import wait_asleep
 
 from .backends.registry import BACKENDS, NAMES
 from .layout import EMBEDDED
+from .synthesise import ARITHMETIC
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from synthsr.preprocess import Grid
+
+    from .batch import Steps
+
+    Worker = tuple[Callable[["Scan"], None] | Steps, Callable[["Scan"], Sequence[Path]], Callable[["Scan"], str]]
 
 #: Raise when the output of an unchanged scan with unchanged weights changes.
 ALGORITHM_VERSION = 2
@@ -30,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     embedded = parser.add_argument_group("of the embedded back end")
     embedded.add_argument("--weights", default="segmentation", metavar="NAME_OR_PATH", help="default: %(default)s")
     embedded.add_argument("--device", default="auto", help="cpu, cuda … (default: a GPU if there is one)")
+    embedded.add_argument("--arithmetic", choices=ARITHMETIC, default=ARITHMETIC[0], help="default: %(default)s")
     others = parser.add_argument_group("of other back ends")
     others.add_argument("--home", metavar="DIR", help="folder of FreeSurfer or FSL")
     others.add_argument("--container", metavar="IMAGE", help="image that holds it, for apptainer")
@@ -58,51 +75,81 @@ def run(arguments: argparse.Namespace) -> None:
     )
 
 
-Worker = tuple[Callable[[Scan], None], Callable[[Scan], Sequence[Path]], Callable[[Scan], str]]
+@dataclass(frozen=True)
+class _Read:
+    """A scan's 1 mm image as the network sees it, with its grid; and the scan, as it is and as the network sees it."""
+
+    image: Tensor
+    grid: Grid
+    data: npt.NDArray[np.float32]
+    affine: npt.NDArray[np.float64]
+    seen: Tensor
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What :meth:`~synthsr.segment.Segmenter.segment_with_entropy` found in the image, and the labels of the scan."""
+
+    best: Tensor
+    sums: Tensor
+    entropies: Tensor
+    direct: Tensor
 
 
 def _embedded(arguments: argparse.Namespace) -> Worker:
     """What :func:`batch.run` needs of the embedded segmenter: worker, outputs and key."""
+    wait_asleep()
     import numpy as np
 
     from synthsr import __version__, inference, io, labels, scan
     from synthsr.segment import Segmenter
 
-    from . import quality, volumes
+    from . import batch, quality, volumes
     from .errors import DataError
     from .layout import Results, description_of, sidecar_of
 
     inference.prepare_process(arguments.threads)
     results = Results(arguments.out)
-    segmenter = Segmenter.load(arguments.weights, arguments.device)
+    segmenter = Segmenter.load(arguments.weights, arguments.device, arithmetic=arguments.arithmetic)
+    maker = segmenter.weights.sha256
+    if arguments.arithmetic != ARITHMETIC[0]:
+        maker += f":{arguments.arithmetic}"
     names = np.array(labels.segmentation_numbers(), dtype=np.int16)
 
-    def work(row: Scan) -> None:
-        table, _, target, _ = outputs(row)
-        source, raw, is_ct = arguments.out / row["path"], results.raw(row["scan_id"]), row["contrast"] == "ct"
+    def read(row: Scan) -> _Read:
+        source, raw = arguments.out / row["path"], results.raw(row["scan_id"])
         image, grid = scan.read(source, ct=False)
-        best, sums, entropies = segmenter.segment_with_entropy(image)
         data, affine = io.load(raw)
-        seen, seen_grid = scan.prepared(raw, data, affine, ct=is_ct)
+        seen, seen_grid = scan.prepared(raw, data, affine, ct=row["contrast"] == "ct")
         if seen_grid.shape != grid.shape:
             raise DataError(f"{source.name}: lies on another grid than the scan; call again with --forcerun synthesise")
+        return _Read(image, grid, data, affine, seen)
+
+    def work(row: Scan, read: _Read) -> tuple[_Read, _Found]:
+        best, sums, entropies = segmenter.segment_with_entropy(read.image)
         # One pass tells enough of whether both agree.
-        direct, _ = segmenter.segment(seen, flip=False)
-        found = segmenter.write(best, sums, grid, target, source=source, ct=False, flip=True)
+        direct, _ = segmenter.segment(read.seen, flip=False)
+        return read, _Found(best, sums, entropies, direct)
+
+    def write(row: Scan, made: tuple[_Read, _Found]) -> None:
+        read, found = made
+        table, _, target, _ = outputs(row)
+        source = arguments.out / row["path"]
+        sizes = segmenter.write(found.best, found.sums, read.grid, target, source=source, ct=False, flip=True)
         measures = quality.measure(
-            data,
-            affine,
-            image[0, 0].numpy(),
-            grid=grid,
-            numbers=names[best.numpy()],
-            direct=names[direct.numpy()],
-            entropies=entropies.numpy(),
-            volumes_mm3=found,
+            read.data,
+            read.affine,
+            read.image[0, 0].numpy(),
+            grid=read.grid,
+            numbers=names[found.best.numpy()],
+            direct=names[found.direct.numpy()],
+            entropies=found.entropies.numpy(),
+            volumes_mm3=sizes,
             is_t1=description_of(row["path"]) == "synthsr",
         )
         synthesiser = volumes.synthesiser_of(sidecar_of(source))
         provenance = volumes.Provenance(EMBEDDED, __version__, segmenter.weights.sha256, *synthesiser)
-        volumes.write(table, row["scan_id"], volumes.ScanVolumes(found, provenance, measures))
+        volumes.write(table, row["scan_id"], volumes.ScanVolumes(sizes, provenance, measures))
 
     def outputs(row: Scan) -> list[Path]:
         made_by = description_of(row["path"])
@@ -111,9 +158,9 @@ def _embedded(arguments: argparse.Namespace) -> Worker:
         return [table, volumes.json_of(table), target, sidecar_of(target)]
 
     def key(row: Scan) -> str:
-        return f"{row['sha256']}:{segmenter.weights.sha256}:{ALGORITHM_VERSION}"
+        return f"{row['sha256']}:{maker}:{ALGORITHM_VERSION}"
 
-    return work, outputs, key
+    return batch.Steps(read, work, write), outputs, key
 
 
 def _other(arguments: argparse.Namespace) -> Worker:

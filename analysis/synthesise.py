@@ -12,9 +12,14 @@ import argparse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from synthsr.threads import wait_asleep
+
 #: Raise when the output of an unchanged scan with unchanged weights changes.
 ALGORITHM_VERSION = 1
+ARITHMETIC = ("float32", "bfloat16")
 SYNTHESISERS = ("synthsr", "cubic", "mri_synthsr")
+
+Scan = Mapping[str, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="synthsr", metavar="NAME_OR_PATH", help="default: %(default)s")
     parser.add_argument("--device", default="auto", help="cpu, cuda … (default: a GPU if there is one)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--arithmetic", choices=ARITHMETIC, default=ARITHMETIC[0], help="default: %(default)s")
     freesurfer = parser.add_argument_group("of mri_synthsr")
     freesurfer.add_argument("--home", metavar="DIR", help="folder of FreeSurfer (default: FREESURFER_HOME)")
     freesurfer.add_argument("--container", metavar="IMAGE", help="image that holds it, for apptainer")
@@ -33,40 +39,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Work through one batch."""
+    wait_asleep()
     from synthsr import inference
     from synthsr.predict import Predictor
 
-    from . import batch, interpolate
+    from . import batch
     from .layout import Results, sidecar_of
 
     inference.prepare_process(arguments.threads)
     results = Results(arguments.out)
-    make: Callable[..., None]
+
+    def outputs(scan: Scan) -> list[Path]:
+        image = target(scan["scan_id"])
+        return [image, sidecar_of(image)]
+
+    def in_one(make: Callable[..., None]) -> Callable[[Scan], None]:
+        return lambda scan: make(arguments.out / scan["path"], outputs(scan)[0], ct=scan["contrast"] == "ct")
+
+    worker: Callable[[Scan], None] | batch.Steps
     if arguments.synthesiser == "cubic":
-        make, target, maker = interpolate.to_1mm, results.interpolated, "cubic"
+        from . import interpolate
+
+        worker, target, maker = in_one(interpolate.to_1mm), results.interpolated, "cubic"
     elif arguments.synthesiser == "mri_synthsr":
         from .backends.suites import FREESURFER, locate
         from .backends.synthesise import Synthesiser
 
         places = {name: getattr(arguments, name) for name in ("home", "container", "licence")}
         tool = Synthesiser(locate(FREESURFER, places), arguments.threads or 1)
-        make, target, maker = tool, results.synthetic, tool.maker
+        worker, target, maker = in_one(tool), results.synthetic, tool.maker
     else:
-        predictor = Predictor.load(arguments.weights, arguments.device)
-        make, target, maker = predictor, results.synthetic, predictor.weights.sha256
-
-    def work(scan: Mapping[str, str]) -> None:
-        make(arguments.out / scan["path"], target(scan["scan_id"]), ct=scan["contrast"] == "ct")
-
-    def outputs(scan: Mapping[str, str]) -> list[Path]:
-        image = target(scan["scan_id"])
-        return [image, sidecar_of(image)]
+        predictor = Predictor.load(arguments.weights, arguments.device, arithmetic=arguments.arithmetic)
+        target, maker = results.synthetic, predictor.weights.sha256
+        if arguments.arithmetic != ARITHMETIC[0]:
+            maker += f":{arguments.arithmetic}"
+        worker = batch.Steps(
+            lambda scan: predictor.read(arguments.out / scan["path"], ct=scan["contrast"] == "ct"),
+            lambda scan, seen: (seen, predictor.predict(seen)),
+            lambda scan, made: predictor.write(made[0], made[1], outputs(scan)[0]),
+        )
 
     batch.run(
         batch.read(arguments.batch),
         results.batches("synthesise") / arguments.batch.name,
         root=arguments.out,
-        worker=work,
+        worker=worker,
         outputs=outputs,
         key=lambda scan: f"{scan['sha256']}:{maker}:{ALGORITHM_VERSION}",
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError, DataError, SynthSRError
+from .threads import wait_asleep
 
 if TYPE_CHECKING:
     from .weights.registry import Entry
@@ -26,6 +27,10 @@ def _add_network_arguments(parser: argparse.ArgumentParser, default_weights: str
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument(
+        "--bfloat16", dest="arithmetic", action="store_const", const="bfloat16", default="float32",
+        help="a sixth quicker where the processor has it; volumes differ by up to 0.2 %%",
+    )  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -157,11 +162,13 @@ def _jobs(source: Path, output: Path, suffix: str) -> list[tuple[Path, Path]]:
 
 def _for_each(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], None]) -> None:
     """Work through all jobs; a scan that cannot be used is reported and the rest goes on."""
+    from .progress import say, tracked
+
     failed: list[str] = []
-    for source, target in jobs:
+    for source, target in tracked(jobs, what="scans", total=len(jobs)):
         try:
             work(source, target)
-            print(f"{source} -> {target}")
+            say(f"{source} -> {target}")
         except DataError as error:
             if len(jobs) == 1:
                 raise
@@ -172,13 +179,14 @@ def _for_each(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], None])
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    wait_asleep()
     from . import inference
     from .predict import Predictor
 
     jobs = _jobs(arguments.input, arguments.output, "_synthsr")
     also = _also(arguments.input, arguments.also)
     inference.prepare_process(arguments.threads)
-    predictor = Predictor.load(arguments.weights, arguments.device)
+    predictor = Predictor.load(arguments.weights, arguments.device, arithmetic=arguments.arithmetic)
 
     def work(source: Path, target: Path) -> None:
         predictor(source, target, also=also[source], ct=arguments.ct, flip=arguments.flip)
@@ -209,12 +217,13 @@ def _also(source: Path, also: list[Path]) -> dict[Path, list[Path]]:
 
 
 def _segment(arguments: argparse.Namespace) -> None:
+    wait_asleep()
     from . import inference
     from .segment import Segmenter, write_volumes
 
     jobs = _jobs(arguments.input, arguments.output, "_dseg")
     inference.prepare_process(arguments.threads)
-    segmenter = Segmenter.load(arguments.weights, arguments.device)
+    segmenter = Segmenter.load(arguments.weights, arguments.device, arithmetic=arguments.arithmetic)
     volumes: dict[str, dict[str, float]] = {}
 
     def work(source: Path, target: Path) -> None:
@@ -228,6 +237,7 @@ def _segment(arguments: argparse.Namespace) -> None:
 
 
 def _strip(arguments: argparse.Namespace) -> None:
+    wait_asleep()
     from . import inference, io
     from .segment import Segmenter
     from .strip import require_border, strip
@@ -241,7 +251,7 @@ def _strip(arguments: argparse.Namespace) -> None:
             raise ConfigurationError(f"--mask {arguments.mask}: is named as the output; give another")
     require_border(arguments.border_mm)
     inference.prepare_process(arguments.threads)
-    segmenter = Segmenter.load(arguments.weights, arguments.device)
+    segmenter = Segmenter.load(arguments.weights, arguments.device, arithmetic=arguments.arithmetic)
     segmenter.require_distance()
 
     def work(source: Path, target: Path) -> None:
@@ -254,6 +264,7 @@ def _strip(arguments: argparse.Namespace) -> None:
 
 
 def _head(arguments: argparse.Namespace) -> None:
+    wait_asleep()
     from . import inference
     from .heads import label_head
     from .segment import Segmenter

@@ -11,6 +11,7 @@ import numpy as np
 from . import files, io, labels, preprocess
 from .errors import ConfigurationError
 from .generator import Generator, load_label_map, read_config
+from .progress import tracked
 
 GREY_SCALE = 255.0
 
@@ -45,7 +46,7 @@ def generate(source: Path, output: Path, *, number: int, seed: int, preset: str 
     affine[:3, 3] = -(size - 1) / 2 * generator.config.voxel_size_mm
     grid = preprocess.Grid((size, size, size), affine)
     written = []
-    for position in range(number):
+    for position in tracked(range(number), what="images", total=number):
         label_map = maps[position % len(maps)]
         params = generator.sample(np.random.default_rng([seed, position]))
         made = generator.apply([label_map], [params])

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import preprocess
+from .equivalent import EquivalentUNet
 from .errors import ConfigurationError
-from .networks import UNet
+from .networks import UNet, unfold
 
+#: A part of a tensor (n, c, x, y, z).
+Blocks = tuple[slice, ...]
+#: Of the levels of a network.
+ARITHMETIC = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Parameters of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 #: Side of the cube that networks with instance norm see; the largest field of view in training.
@@ -76,6 +82,23 @@ def ready(network: UNet, device: torch.device) -> UNet:
     return placed
 
 
+def fastest(network: UNet, device: torch.device, arithmetic: str = "float32") -> UNet:
+    """As :func:`ready`, by the quickest way to the same answers; not for training through it.
+
+    Parameters
+    ----------
+    network, device
+        As of :func:`ready`. On a GPU float32 runs as the network is written: there nothing else has been measured.
+    arithmetic
+        One of :data:`ARITHMETIC`; bfloat16 is quicker where the processor has it, and answers only nearly the same
+        (benchmarks/README.md).
+    """
+    placed = ready(network, device)
+    if device.type == "cuda" and arithmetic == "float32":
+        return placed
+    return EquivalentUNet(placed, ARITHMETIC[arithmetic])
+
+
 def placement(network: UNet, image: Tensor) -> list[int]:
     """Zeros to add to (negative: voxels to cut from) a scan before the network sees it, as ``F.pad`` takes them.
 
@@ -125,6 +148,39 @@ def cerebrum_centre(image: Tensor) -> tuple[int, int, int]:
     return x, y, max(crown - CROWN_TO_CENTRE_VOXELS, 0)
 
 
+def blocks_of_scan(network: UNet, shape: Sequence[int], padding: Sequence[int]) -> tuple[Blocks, list[int]]:
+    """The part of a network's own grid in which there is anything of the scan; its head need not look elsewhere.
+
+    Parameters
+    ----------
+    network
+        Decides the size of blocks.
+    shape
+        Of the scan, three axes.
+    padding
+        From :func:`placement`.
+
+    Returns
+    -------
+    Slices of a tensor (n, c, x, y, z) on the network's grid; and the padding that places the scan in these alone.
+    """
+    s = network.config.stride
+    blocks, rest = [slice(None), slice(None)], list(padding)
+    for axis, size in enumerate(shape):
+        before, after = padding[4 - 2 * axis], padding[5 - 2 * axis]
+        field = before + size + after
+        first, last = max(before, 0) // s, -(-min(before + size, field) // s)
+        blocks.append(slice(first, last))
+        rest[4 - 2 * axis], rest[5 - 2 * axis] = before - first * s, after - (field - last * s)
+    return tuple(blocks), rest
+
+
+def mirrored(blocks: Blocks, n_blocks: int) -> Blocks:
+    """Where the left/right mirror image, so many blocks wide, has what lies in ``blocks``."""
+    n, c, x, *others = blocks
+    return (n, c, slice(n_blocks - x.stop, n_blocks - x.start), *others)
+
+
 @torch.inference_mode()
 def run(network: UNet, image: Tensor, *, flip: bool = True) -> Tensor:
     """Average of the network's answers for a scan and its left/right mirror image.
@@ -132,7 +188,7 @@ def run(network: UNet, image: Tensor, *, flip: bool = True) -> Tensor:
     Parameters
     ----------
     network
-        From :func:`ready`.
+        From :func:`ready` or :func:`fastest`.
     image
         From :func:`synthsr.preprocess.prepare`, shape (1, c, x, y, z), RAS (so that axis 2 is left/right).
     flip
@@ -145,7 +201,16 @@ def run(network: UNet, image: Tensor, *, flip: bool = True) -> Tensor:
     padding = placement(network, image)
     placed = F.pad(image, padding).to(next(network.parameters()).device)
     placed = placed.contiguous(memory_format=torch.channels_last_3d)
-    result = network(placed)
+    blocks, padding = blocks_of_scan(network, image.shape[-3:], padding)
+    result = _answer(network, placed, blocks)
     if flip:
-        result = (result + network(placed.flip(2)).flip(2)).mul_(0.5)
+        there = mirrored(blocks, placed.shape[2] // network.config.stride)
+        result = result.add_(_answer(network, placed.flip(2), there).flip(2)).mul_(0.5)
     return F.pad(result.float().cpu(), [-zeros for zeros in padding])
+
+
+def _answer(network: UNet, placed: Tensor, blocks: Blocks) -> Tensor:
+    """The network's answer in some blocks of its grid."""
+    s = network.config.stride
+    voxels = tuple(slice(part.start * s, part.stop * s) for part in blocks[2:])
+    return unfold(network.read_folded(network.trunk(placed)[blocks], placed[(*blocks[:2], *voxels)]), s)

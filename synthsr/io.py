@@ -19,6 +19,8 @@ MAXIMUM_EXTENT_MM = 1000.0
 MINIMUM_EXTENT_MM = 8.0
 MAXIMUM_SHEAR_DEG = 2.0
 SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh")
+#: Label maps become half as large as at level 1; images of floats as good as not.
+GZIP_LEVEL, GZIP_LEVEL_FLOATS = 5, 1
 
 
 def stem(path: Path) -> str:
@@ -133,5 +135,6 @@ def _write(image: Any, path: Path) -> None:
     """Same bytes for the same image: gzip members without name or time."""
     content = image.to_bytes()
     if path.name.lower().endswith((".gz", ".mgz")):
-        content = gzip.compress(content, compresslevel=5, mtime=0)
+        level = GZIP_LEVEL_FLOATS if image.get_data_dtype().kind == "f" else GZIP_LEVEL
+        content = gzip.compress(content, compresslevel=level, mtime=0)
     path.write_bytes(content)

@@ -198,6 +198,9 @@ class UNet(nn.Module):
         Size of the network.
     """
 
+    #: Of the levels' arithmetic.
+    dtype = torch.float32
+
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config

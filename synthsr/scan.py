@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import ndimage
 from torch import Tensor
 
@@ -135,5 +136,6 @@ def write_sidecar(
         "WeightsSHA256": weights.sha256,
         "ComputedTomography": ct,
         "FlipAveraged": flip,
+        **({"Arithmetic": "bfloat16"} if weights.network.dtype == torch.bfloat16 else {}),
     }
     files.write_json(target.parent / f"{io.stem(target)}.json", content)

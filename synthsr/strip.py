@@ -94,7 +94,7 @@ def strip(
     image, grid = scan.prepared(source, data, affine, ct=ct)
     distance = segmenter.strip(image, flip=flip).numpy()
     if not np.isfinite(distance).all():
-        raise DataError(f"{source}: the network's output is not finite")
+        raise DataError(f"{source}: the network's output is not finite; try --device cpu, or leave out this scan")
     x, y, z = data.shape
     own = Grid((x, y, z), affine)
     mask = brain_mask(scan.onto_grid(distance, grid.affine, own), border_mm)

@@ -69,11 +69,16 @@ class Stage:
 class NetworkPlan:
     """A network's size (see :class:`synthsr.networks.UNetConfig`), the weights it starts from, and its stages.
 
-    ``start_from`` is a shipped name, a path or ``random``; without it the segmenter starts at random and SynthSR from
-    the segmenter's trunk. A segmenter without stages is what ``start_from`` names.
-
     Attributes
     ----------
+    features
+        Features of the first level; they double per level.
+    levels
+        Number of levels.
+    stride
+        1 for the published network; 2 to work on blocks of 2×2×2 voxels.
+    norm
+        ``batch`` or ``instance``.
     distance
         The segmenter also tells the distance to the brain's boundary (``synthsr strip``).
     last_features
@@ -85,6 +90,11 @@ class NetworkPlan:
         Channel to which SynthSR predicts the difference.
     reliability
         SynthSR sees the reliability maps behind the scans.
+    start_from
+        A shipped name, a path or ``random``; without it the segmenter starts at random and SynthSR from the segmenter's
+        trunk. A segmenter without stages is what it names.
+    stages
+        One after the other.
     """
 
     features: int = 24

@@ -131,7 +131,10 @@ def fetch(entry: Entry, mirror: str | None = None) -> Path:
     found = files.sha256(part)
     if found != entry.sha256:
         part.unlink()
-        raise DataError(f"{source}: SHA-256 is {found}, registered is {entry.sha256}; nothing was kept")
+        raise DataError(
+            f"{source}: SHA-256 is {found}, registered is {entry.sha256}; nothing was kept; "
+            "fetch it again, or from another place (--mirror)"
+        )
     part.replace(entry.path)
     return entry.path
 

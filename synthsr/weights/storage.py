@@ -67,7 +67,9 @@ def load_network(name_or_path: str | Path) -> LoadedNetwork:
         counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
         network.load_state_dict({**counters, **tensors})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"{path}: not weights of this project's U-net: {error}") from error
+        raise DataError(
+            f"{path}: not weights of this project's U-net ({error}); give others (synthsr weights list)"
+        ) from error
     return LoadedNetwork(network.eval(), facts["information"], path, files.sha256(path))
 
 
