@@ -370,14 +370,15 @@ def test_without_options_only_the_basic_profile_remains(tmp_path: Path) -> None:
 
 def test_again_and_in_the_inventory_a_patient_has_the_same_name(tmp_path: Path) -> None:
     for patient in ("A", "../../x", "=cmd|' /C calc'!A0", "Ä" * 300, "$(id)"):
-        maker.write_series(tmp_path / "export", patient=patient, study=f"1.2.{len(patient)}.{ord(patient[0])}")
+        study, places = f"1.2.{len(patient)}.{ord(patient[0])}", maker.positions(3, 6.0)
+        maker.write_series(tmp_path / "export", patient=patient, study=study, places=places)
     first = deidentify(tmp_path)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.dcm")}
     links = (tmp_path / "private" / "deidentified.tsv").read_text()
     assert "\n=cmd" not in links and "%3Dcmd" in links
     pd.testing.assert_frame_equal(deidentify(tmp_path), first)
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.dcm")} == before
-    assert all(path.resolve().is_relative_to(tmp_path) for path in before) and len(before) == 100
+    assert all(path.resolve().is_relative_to(tmp_path) for path in before) and len(before) == 15
     folders = ["--out", str(tmp_path / "results"), "--private", str(tmp_path / "private")]
     assert main(["inventory", str(tmp_path / "export"), *folders]) == 0
     assert set(tsv.read(Results(tmp_path / "results").series).participant_id) == set(first.participant_id)
