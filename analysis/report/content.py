@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -13,37 +13,24 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import batch, tsv
+from analysis import batch, gate, tsv
 from analysis.layout import Results, description_of, sidecar_of
 from synthsr.weights.registry import registered
 
 from . import sections
-from .sections import Section
+from .sections.parts import Section
 
 SERIES_COLUMNS = ("series_id", "participant_id", "session_id", "scan_id", "contrast", "plane", "decision", "reason")
 SERIES_NUMBERS = ("in_plane_mm", "spacing_mm", "thickness_mm")
+#: Numbers of series that a scan's page tells where the inventory has counted them.
+SERIES_COUNTS = ("missing_slices", "duplicate_slices")
 GATE_COLUMNS = ("scan_id", "participant_id", "session_id", "contrast", "stage", "included", "reason")
+#: Planes as people call them.
+PLANES = {"ax": "axial", "cor": "coronal", "sag": "sagittal"}
 #: Batch stages as the page names them.
 STAGES = {"convert": "converted", "synthesise": "synthesised", "segment": "segmented"}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One station of a scan's way.
-
-    Attributes
-    ----------
-    name
-        What was reached.
-    count
-        How many reached it.
-    lost
-        How many of the station before did not.
-    """
-
-    name: str
-    count: int
-    lost: int
+#: Station that a scan did not reach which was turned away at a stage.
+MISSED = {"intake": "chosen", **STAGES, "quality gate": "included", "a person": "included"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +50,28 @@ class Reason:
     stage: str
     text: str
     count: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One station of a scan's way.
+
+    Attributes
+    ----------
+    name
+        What was reached.
+    count
+        How many reached it.
+    lost
+        How many of the station before did not.
+    reasons
+        Why, the commonest first.
+    """
+
+    name: str
+    count: int
+    lost: int
+    reasons: list[Reason]
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ class Cohort:
     series, sessions, gate
         The tables of these names; empty where a stage has not run.
     batches
-        Rows of all batch tables, with their ``stage``.
+        Rows of all batch tables, with their ``stage`` and the ``table``'s name.
     ageing
         Ageing analyses by level, ``sessions`` and ``scans``.
     sections
@@ -109,18 +118,27 @@ class Cohort:
     batches: pd.DataFrame
     ageing: dict[str, Analysis]
     sections: list[Section]
+    _sidecars: dict[Path, dict[str, Any]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def every_scan(self) -> pd.DataFrame:
+        """All rows of the gate, with geometry, age and sex."""
+        # The gate measures spacing again, on the file; the report tells the inventory's.
+        scans = self.gate.drop(columns="spacing_mm", errors="ignore")
+        counts = [name for name in SERIES_COUNTS if name in self.series]
+        geometry = self.series.drop_duplicates("scan_id")[["scan_id", "plane", *SERIES_NUMBERS, *counts]]
+        people = self.sessions.drop_duplicates(["participant_id", "session_id"])
+        people = people[["participant_id", "session_id", "age_years", "sex"]]
+        scans = scans.merge(geometry, on="scan_id", how="left").merge(
+            people, on=["participant_id", "session_id"], how="left"
+        )
+        scans["plane"] = scans["plane"].replace(PLANES)
+        return scans.fillna({"plane": tsv.MISSING, "sex": tsv.MISSING}).sort_values("scan_id", ignore_index=True)
 
     @cached_property
     def included(self) -> pd.DataFrame:
         """Scans that passed the gate, with geometry, age and sex."""
-        # The gate measures spacing again, on the file; the report tells the inventory's.
-        scans = self.gate[self.gate["included"] == "yes"].drop(columns="spacing_mm", errors="ignore")
-        geometry = self.series.drop_duplicates("scan_id")[["scan_id", "plane", *SERIES_NUMBERS]]
-        people = self.sessions.drop_duplicates(["participant_id", "session_id"])
-        scans = scans.merge(geometry, on="scan_id", how="left").merge(
-            people, on=["participant_id", "session_id"], how="left"
-        )
-        return scans.fillna({"plane": tsv.MISSING, "sex": tsv.MISSING}).sort_values("scan_id", ignore_index=True)
+        return self.every_scan[self.every_scan["included"] == "yes"].reset_index(drop=True)
 
     @property
     def n_participants(self) -> int:
@@ -142,18 +160,23 @@ class Cohort:
         counts["included"] = len(self.included)
         names = list(counts)
         lost = [0, *(max(counts[a] - counts[b], 0) for a, b in pairwise(names))]
-        return [Step(name, counts[name], gone) for name, gone in zip(names, lost, strict=True)]
+        return [
+            Step(name, counts[name], gone, [reason for reason in self.reasons if MISSED[reason.stage] == name])
+            for name, gone in zip(names, lost, strict=True)
+        ]
 
-    @property
+    @cached_property
     def reasons(self) -> list[Reason]:
         """Why scans were turned away, each of them once, the commonest reason first within each stage."""
         rejected = self.batches[self.batches["status"] == batch.REJECTED]
         # A scan whose series the intake has come to exclude bears its reason in the batch table as well.
         rejected = rejected[rejected["scan_id"].isin(self.series["scan_id"])]
+        by_person = self.gate.reindex(columns=["decided_by"])["decided_by"] == "person"
         turned_away = [
             *(("intake", text) for text in self.series.loc[self.series["decision"] != "include", "reason"]),
             *rejected[["stage", "reason"]].itertuples(index=False),
-            *(("quality gate", text) for text in self.gate.loc[self._judged & self._refused, "reason"]),
+            *(("quality gate", text) for text in self.gate.loc[self._judged & self._refused & ~by_person, "reason"]),
+            *(("a person", text) for text in self.gate.loc[self._judged & self._refused & by_person, "reason"]),
         ]
         examples: dict[tuple[str, str], str] = {}
         counts: Counter[tuple[str, str]] = Counter()
@@ -162,7 +185,7 @@ class Cohort:
             kind = (str(stage), re.sub(r"\d+(\.\d+)?", "#", text))
             examples.setdefault(kind, text)
             counts[kind] += 1
-        order = ["intake", *STAGES, "quality gate"]
+        order = list(MISSED)
         ranked = sorted(counts.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0][1]))
         return [Reason(stage, examples[stage, pattern], count) for (stage, pattern), count in ranked]
 
@@ -192,13 +215,55 @@ class Cohort:
         ]
         return pd.DataFrame(rows, columns=["contrast", "plane", "scans", "people", "spacing", "in_plane"])
 
+    def quality(self, limits: pd.DataFrame) -> pd.DataFrame:
+        """Measures of quality over all segmented scans: a row per limit (:func:`analysis.gate.read_limits`)."""
+        rows = []
+        for limit in limits.to_dict("records"):
+            name, typical, edge = limit["measure"], float(limit["typical"]), float(limit["limit"])
+            if name not in self.gate or not (known := self.gate[name].dropna().astype(float)).size:
+                continue
+            low, middle, high = known.quantile([0.05, 0.5, 0.95])
+            beyond = int(((known - typical) / (edge - typical) > 1).sum())
+            rows.append((name, typical, edge, len(known), middle, low, high, beyond))
+        columns = ["measure", "typical", "limit", "scans", "median", "percentile5", "percentile95", "beyond_limit"]
+        return pd.DataFrame(rows, columns=columns)
+
+    @property
+    def demographics(self) -> pd.DataFrame:
+        """People, sessions and scans by sex, with age at the first session."""
+        rows = []
+        for sex, told in (("F", "women"), ("M", "men"), (None, "sex unknown")):
+            chosen = ~self.included["sex"].isin(["F", "M"]) if sex is None else self.included["sex"] == sex
+            scans = self.included[chosen]
+            if scans.empty:
+                continue
+            persons = scans.sort_values(["participant_id", "session_id"]).drop_duplicates("participant_id")
+            age = persons["age_years"].astype(float)
+            rows.append(
+                {
+                    "sex": told,
+                    "people": len(persons),
+                    "sessions": len(scans[["participant_id", "session_id"]].drop_duplicates()),
+                    "scans": len(scans),
+                    "age_median_years": age.median(),
+                    "age_quartile1_years": age.quantile(0.25),
+                    "age_quartile3_years": age.quantile(0.75),
+                    "age_least_years": age.min(),
+                    "age_greatest_years": age.max(),
+                    "age_unknown": int(age.isna().sum()),
+                }
+            )
+        columns = ["sex", "people", "sessions", "scans", "age_median_years", "age_quartile1_years",
+                   "age_quartile3_years", "age_least_years", "age_greatest_years", "age_unknown"]  # fmt: skip
+        return pd.DataFrame(rows, columns=columns)
+
     @property
     def people(self) -> pd.DataFrame:
         """One row per participant with an included scan: age at the first session, sex."""
         return self.included.sort_values(["participant_id", "session_id"]).drop_duplicates("participant_id")
 
     @property
-    def is_simulated(self) -> bool:
+    def has_truth(self) -> bool:
         """Whether true volumes are known."""
         return any(section.anchor == "agreement" for section in self.sections)
 
@@ -235,25 +300,45 @@ class Cohort:
         counts: Counter[tuple[str, str, str, str]] = Counter()
         for scan_id in self.included["scan_id"]:
             for what, image in self.images(scan_id).items():
-                counts[(what, *_maker(image))] += 1
+                counts[(what, *self.maker(image))] += 1
         names = ("what", "tool", "weights", "sha256")
         return [{**dict(zip(names, maker, strict=True)), "files": count} for maker, count in sorted(counts.items())]
+
+    def sidecar(self, image: Path) -> dict[str, Any]:
+        """What an image's JSON sidecar says; nothing if there is none."""
+        if image not in self._sidecars:
+            path = sidecar_of(image)
+            facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            self._sidecars[image] = facts if isinstance(facts, dict) else {}
+        return self._sidecars[image]
+
+    def maker(self, image: Path) -> tuple[str, str, str]:
+        """Tool with version, weights and their SHA-256, from an image's sidecar."""
+        facts = self.sidecar(image)
+        if not facts:
+            return "no sidecar", tsv.MISSING, tsv.MISSING
+        tool: dict[str, Any] = facts.get("GeneratedBy") or {}
+        name = tool.get("Name") or facts.get("ConversionSoftware") or tsv.MISSING
+        version = tool.get("Version") or facts.get("ConversionSoftwareVersion") or ""
+        return f"{name} {version}".strip(), str(facts.get("WeightsName", "–")), str(facts.get("WeightsSHA256", "–"))
 
 
 def collect(results: Results) -> Cohort:
     """Read everything; a stage that has not run gives an empty table."""
     batches = [
-        batch.read(path).assign(stage=stage)
+        batch.read(path).assign(stage=stage, table=path.name)
         for stage in STAGES
         for path in sorted(results.batches(stage).glob("batch-*.tsv"))
     ]
     ageing = {level: _ageing(results.statistics(f"ageing-{level}")) for level in ("sessions", "scans")}
     return Cohort(
         results=results,
-        series=_table(results.series, SERIES_COLUMNS, SERIES_NUMBERS),
+        series=_table(results.series, SERIES_COLUMNS, SERIES_NUMBERS, SERIES_COUNTS),
         sessions=_table(results.sessions, ("participant_id", "session_id", "sex"), ("age_years",)),
-        gate=_table(results.gate, GATE_COLUMNS, ("icv_mm3",)),
-        batches=pd.concat(batches) if batches else pd.DataFrame(columns=[*batch.COLUMNS, "stage"]),
+        gate=_table(
+            results.gate, GATE_COLUMNS, ("icv_mm3",), tuple(dict.fromkeys(("score", *gate.read_limits()["measure"])))
+        ),
+        batches=pd.concat(batches) if batches else pd.DataFrame(columns=[*batch.COLUMNS, "stage", "table"]),
         ageing={level: analysis for level, analysis in ageing.items() if analysis},
         sections=sections.collect(results),
     )
@@ -273,11 +358,12 @@ def spread(values: pd.Series) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def _table(path: Path, text: tuple[str, ...], numbers: tuple[str, ...]) -> pd.DataFrame:
+def _table(path: Path, text: tuple[str, ...], numbers: tuple[str, ...], if_there: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read a table that must have texts and numbers, and may have more numbers; an empty one if it is not there."""
     if not path.is_file():
         empty = pd.DataFrame(columns=[*text, *numbers], dtype=str)
         return empty.astype(dict.fromkeys(numbers, float))
-    return tsv.read(path, columns=(*text, *numbers), numbers=numbers)
+    return tsv.read(path, columns=(*text, *numbers), numbers=(*numbers, *if_there))
 
 
 def _ageing(folder: Path) -> Analysis | None:
@@ -285,15 +371,3 @@ def _ageing(folder: Path) -> Analysis | None:
     if not (facts.is_file() and table.is_file()):
         return None
     return Analysis(folder, tsv.read(table), json.loads(facts.read_text(encoding="utf-8")))
-
-
-def _maker(image: Path) -> tuple[str, str, str]:
-    """Tool with version, weights and their SHA-256, from an image's JSON sidecar."""
-    sidecar = sidecar_of(image)
-    if not sidecar.is_file():
-        return "no sidecar", tsv.MISSING, tsv.MISSING
-    facts: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
-    tool: dict[str, Any] = facts.get("GeneratedBy") or {}
-    name = tool.get("Name") or facts.get("ConversionSoftware") or tsv.MISSING
-    version = tool.get("Version") or facts.get("ConversionSoftwareVersion") or ""
-    return f"{name} {version}".strip(), str(facts.get("WeightsName", "–")), str(facts.get("WeightsSHA256", "–"))

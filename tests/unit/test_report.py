@@ -2,16 +2,18 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from results_maker import SHA256, make_results, run_further_statistics, run_statistics
+from results_maker import SHA256, make_pictures, make_results, run_further_statistics, run_statistics
 
 from analysis import cli, tsv
 from analysis.layout import Results
-from analysis.report import content, pictures, sections, text
+from analysis.report import content, pictures, planes, sections, text
 from synthsr import labels
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & <img src=http://evil/x.png>"
@@ -54,7 +56,8 @@ def audit(text: str) -> Audit:
 def study(tmp_path_factory) -> Results:
     results = make_results(tmp_path_factory.mktemp("study") / "results", hostile=HOSTILE)
     run_statistics(results)
-    assert cli.main(["report", str(results.root), "--pictures", "4"]) == 0
+    make_pictures(results, 3)
+    assert cli.main(["report", str(results.root), "--pictures", "60"]) == 0
     return results
 
 
@@ -63,12 +66,18 @@ def html(study) -> str:
     return study.report.read_text(encoding="utf-8")
 
 
+def leads_somewhere(link: str, page: Path, ids: set[str]) -> bool:
+    if link.startswith("#"):
+        return link[1:] in ids
+    return (page.parent / unquote(link.split("#")[0])).is_file()
+
+
 def test_loads_nothing_and_every_link_leads_somewhere(study, html):
     found = audit(html)
     assert found.loads and all(address.startswith("data:image/png;base64,") for address in found.loads)
     assert "script" not in found.tags and "url(" not in html and "@import" not in html
-    for link in found.links:
-        assert link[1:] in found.ids if link.startswith("#") else (study.report.parent / link).is_file()
+    assert all(leads_somewhere(link, study.report, found.ids) for link in found.links)
+    assert html.count('loading="lazy"') == 3
 
 
 def test_hostile_text_is_shown_not_run(html):
@@ -83,9 +92,10 @@ def test_can_be_read_by_those_who_do_not_see(html):
 
 
 def test_unchanged_results_leave_the_page_untouched(study):
-    before = study.report.stat().st_mtime_ns
-    assert cli.main(["report", str(study.root), "--pictures", "4"]) == 0
-    assert study.report.stat().st_mtime_ns == before
+    site = [path for path in study.report.parent.rglob("*.*") if path.is_file()]
+    before = [path.stat().st_mtime_ns for path in site]
+    assert cli.main(["report", str(study.root), "--pictures", "60"]) == 0
+    assert [path.stat().st_mtime_ns for path in site] == before
 
 
 def test_counts_follow_the_scans(study):
@@ -142,8 +152,7 @@ def test_every_statistic_has_a_section_with_figure_table_method_and_limits(furth
             assert table.rows and all(len(row) == len(table.head) for row in table.rows), section.anchor
     assert all(address.startswith("data:image/png;base64,") for address in found.loads)
     assert found.tags.count("caption") == found.tags.count("table") > len(ANCHORS) and all(found.alts)
-    for link in found.links:
-        assert link[1:] in found.ids if link.startswith("#") else (further.report.parent / link).is_file()
+    assert all(leads_somewhere(link, further.report, found.ids) for link in found.links)
 
 
 def test_names_that_data_bring_along_are_shown_not_run(further):
@@ -190,7 +199,11 @@ def test_an_arm_without_synthsr_does_not_call_its_images_synthetic(tmp_path):
                 made.rename(named)
     rows["path"] = [results.interpolated(scan_id).relative_to(results.root).as_posix() for scan_id in rows["scan_id"]]
     tsv.write(rows, table)
-    assert cli.main(["report", str(results.root), "--pictures", "2"]) == 0
+    segmented = tsv.read(results.batch("segment", "0001"))
+    segmented["path"] = segmented["path"].str.replace("desc-synthsr", "desc-cubic")
+    tsv.write(segmented, results.batch("segment", "0001"))
+    make_pictures(results, 2)
+    assert cli.main(["report", str(results.root)]) == 0
     page = results.report.read_text(encoding="utf-8")
     assert "without SynthSR" in page and "became synthetic" not in page and "the same at 1 mm" in page
     assert page.count('loading="lazy"') == 2
@@ -242,22 +255,38 @@ def test_montage_shows_all_three_at_the_same_place_whatever_the_orientation(tmp_
         nib.orientations.axcodes2ornt("PIL")
     )
     nib.save(turned, tmp_path / "raw.nii.gz")
-    rgb = pictures.montage(tmp_path / "raw.nii.gz", tmp_path / "t1.nii.gz", tmp_path / "seg.nii.gz")
-    third = (rgb.shape[0] - 2 * pictures.GAP_PIXELS) // 3
-    rows = [rgb[start : start + third] > 60 for start in (0, third + pictures.GAP_PIXELS)]
-    assert rows[0].any() and (rows[0] == rows[1]).mean() > 0.99
+    rgb = planes.montage(tmp_path / "raw.nii.gz", tmp_path / "t1.nii.gz", tmp_path / "seg.nii.gz")
+    quarter = (rgb.shape[1] - 3 * planes.GAP_PIXELS) // 4
+    columns = [rgb[:, start : start + quarter] > 60 for start in (0, quarter + planes.GAP_PIXELS)]
+    assert columns[0].mean() > 0.1 and (columns[0] == columns[1]).mean() > 0.99
+    # Outlines, in the colour of label 2, lie on the same border in both.
+    outlines = [
+        (rgb[:, -2 * quarter - planes.GAP_PIXELS :][:, start : start + quarter] == 245).all(axis=-1)
+        for start in (0, quarter + planes.GAP_PIXELS)
+    ]
+    assert 500 < outlines[0].sum() < 5000 and (outlines[0] == outlines[1]).all()
 
 
-def test_tint_uses_the_label_tables_colours():
-    numbers = np.array([[0, 17]])
-    painted = pictures.tint(np.zeros((1, 2, 3), np.uint8), numbers)
-    assert painted[0, 0].tolist() == [0, 0, 0]
-    assert painted[0, 1].tolist() == [round(channel / 2) for channel in labels.by_number()[17].colour]
+def test_outlines_are_where_labels_change_and_have_the_label_tables_colours():
+    numbers = np.zeros((7, 7), int)
+    numbers[1:6, 1:6] = 17
+    painted = planes.outlined(np.zeros((7, 7, 3), np.uint8), numbers)
+    is_painted = (painted == labels.by_number()[17].colour).all(axis=-1)
+    inner = np.zeros((7, 7), bool)
+    inner[2:5, 2:5] = True
+    assert (is_painted == ((numbers == 17) & ~inner)).all() and not painted[~is_painted].any()
 
 
 def test_choice_takes_turns_over_kinds(study):
     chosen = pictures.choose(content.collect(study).included, 6)
     assert len(chosen[["contrast", "plane"]].drop_duplicates()) == 6
+
+
+def test_captions_of_snakemakes_own_report_are_there_and_used():
+    workflow = Path(__file__).parents[2] / "workflow"
+    rules = "".join(path.read_text(encoding="utf-8") for path in (workflow / "rules").glob("*.smk"))
+    used = re.findall(r'caption="\.\./report/(\w+\.rst)"', rules)
+    assert {*used, "workflow.rst"} == {path.name for path in (workflow / "report").iterdir()}
 
 
 def test_numbers_are_written_for_people():

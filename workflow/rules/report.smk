@@ -1,4 +1,23 @@
-# Stage 8: the report.
+# Stage 8: pictures of scans, in batches, and the report.
+
+
+rule pictures:
+    input:
+        RESULTS.batch("segment", "{batch}"),
+        lesions=config["report"]["lesions"] or [],
+    output:
+        update(RESULTS.batch(PICTURES, "{batch}")),
+    log:
+        "logs/pictures/batch-{batch}.log",
+    benchmark:
+        "benchmarks/pictures/batch-{batch}.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
+    params:
+        results=RESULTS.root,
+        options=lambda wildcards, input: given({"--lesions": input.lesions}),
+    shell:
+        "python -m analysis pictures {input[0]:q} --out {params.results:q} {params.options:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -6,8 +25,15 @@ rule report:
         RESULTS.gate,
         RESULTS.volumes,
         statistics_tables(),
+        batches(PICTURES),
+        exclusions=person_decisions(),
     output:
-        RESULTS.report,
+        report(
+            RESULTS.report,
+            caption="../report/index.rst",
+            category="Cohort",
+            labels={"figure": "report"},
+        ),
     log:
         "logs/report.log",
     benchmark:
@@ -16,6 +42,6 @@ rule report:
         "../../envs/synthsr-cohort.yaml"
     params:
         results=RESULTS.root,
-        folder=RESULTS.report.parent,
+        options=lambda wildcards, input: given({"--exclusions": input.exclusions}),
     shell:
-        "python -m analysis report {params.results:q} --out {params.folder:q} > {log:q} 2>&1"
+        "python -m analysis report {params.results:q} {params.options:q} > {log:q} 2>&1"
