@@ -4,7 +4,8 @@ Of the study's first back end ``tables/volumes.tsv`` and ``tables/volumes_sessio
 ``tables/BACKEND/``; each also as Parquet, and with its dictionary as JSON. Of a session's scans there is the median and
 the mean weighted by the gate's score. Back ends that leave FreeSurfer subjects also have ``surfaces.tsv``: thickness
 and area. With ``--participants`` that table's columns are joined by explicit keys, and ``participants_unmatched.tsv``
-tells whom it did not match. DuckDB reads them all: ``SELECT … FROM 'results/tables/**/volumes.parquet'``.
+tells whom it did not match. With ``--multichannel`` a session's row also has the volume of one synthetic T1 made of
+several of its scans. DuckDB reads them all: ``SELECT … FROM 'results/tables/**/volumes.parquet'``.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ SESSIONS = (
     *_WHAT,
     Column("volume_mm3", "double", "Median of the volume over the session's included scans", "mm^3"),
     Column("volume_weighted_mm3", "double", "Mean, weighted by 1 − score (at least 0.05)", "mm^3"),
+    Column("volume_multichannel_mm3", "double", "Of one synthetic T1 made of several of the session's scans", "mm^3"),
     Column("n_scans", "int64", "Included scans that have the structure", "1"),
     *_ICV,
     *_PERSON,
@@ -117,6 +119,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--participants", type=Path, metavar="TABLE", help="what is known of people, by participant_id "
                         "[and session_id], study_uid or patient_id")  # fmt: skip
     parser.add_argument("--links", type=Path, metavar="TABLE", help="private linking table, for the latter two keys")
+    parser.add_argument("--multichannel", type=Path, metavar="TABLE", help="of the command multichannel: its volumes "
+                        "join those of the embedded back end's sessions")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -141,9 +145,12 @@ def run(arguments: argparse.Namespace) -> None:
             sessions, on=["participant_id", "session_id"], how="left", validate="many_to_one"
         )
         write(scans, (*SCANS, *added), folder / "volumes.tsv")
-        write(
-            per_session(scans, [column.name for column in added]), (*SESSIONS, *added), folder / "volumes_sessions.tsv"
-        )
+        medians = per_session(scans, [column.name for column in added])
+        if arguments.multichannel is not None and backend == EMBEDDED:
+            keys = ["participant_id", "session_id", "structure"]
+            of_several = multichannel(results, arguments.multichannel)
+            medians = medians.merge(of_several, on=keys, how="left", validate="one_to_one")
+        write(medians, (*SESSIONS, *added), folder / "volumes_sessions.tsv")
         if backend in BACKENDS and BACKENDS[backend].keeps_subject:
             write(surfaces(results, backend, included), SURFACES, folder / "surfaces.tsv")
 
@@ -199,7 +206,7 @@ def per_scan(found: Sequence[tuple[dict[str, str], ScanVolumes]], included: pd.D
     names = ("participant_id", "session_id", "scan_id", "contrast", "icv_mm3", "icv_backend",
              *(column.name for column in _MADE), "structure", "volume_mm3")  # fmt: skip
     table = pd.DataFrame(rows, columns=list(names))
-    table["side"] = table["structure"].map(side_of)
+    table["side"] = table["structure"].map({name: side_of(name) for name in table["structure"].unique()})
     table["label"] = table["structure"].map(numbers).fillna(MISSING)
     scores = included["score"] if "score" in included else pd.Series(dtype=float)
     table["score"] = table["scan_id"].map(scores)
@@ -234,6 +241,26 @@ def per_session(scans: pd.DataFrame, also: Sequence[str] = ()) -> pd.DataFrame:
         several = grouped[column.name].nunique().to_numpy() > 1
         result[column.name] = result[column.name].mask(several, "several")
     return result.assign(volume_weighted_mm3=result["_weighted"] / result["_weight"])
+
+
+def multichannel(results: Results, path: Path) -> pd.DataFrame:
+    """Volumes of the synthetic T1s that are made of several scans of a session, a row per session and structure."""
+    import pandas as pd
+
+    from . import batch, volumes
+    from .errors import DataError
+
+    rows: list[tuple[str, str, str, float]] = []
+    for session in batch.rows(path):
+        if session["status"] != batch.DONE:
+            continue
+        try:
+            sizes = volumes.read(results.root / session["path"]).volumes_mm3
+        except DataError as error:
+            print(f"left out of the synthesis from several scans {session['scan_id']}: {error}")
+            continue
+        rows += [(session["participant_id"], session["session_id"], name, volume) for name, volume in sizes.items()]
+    return pd.DataFrame(rows, columns=["participant_id", "session_id", "structure", "volume_multichannel_mm3"])
 
 
 def surfaces(results: Results, backend: str, included: pd.DataFrame) -> pd.DataFrame:

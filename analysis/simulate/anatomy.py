@@ -76,11 +76,14 @@ def load(path: Path, *, grid_mm: int) -> Anatomy:
     image, data = _read(path)
     spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
     if np.abs(spacing - 1).max() > 0.01:
-        raise DataError(f"{path}: voxels of {spacing.round(3)} mm; a base anatomy has 1 mm")
+        raise DataError(f"{path}: voxels of {spacing.round(3)} mm; a base anatomy has 1 mm: resample it")
     numbers = np.rint(data)
     unknown = sorted(set(np.unique(numbers).tolist()) - set(labels.by_number()))
     if unknown or np.abs(numbers - data).max() > 1e-3:
-        raise DataError(f"{path}: not a label map of synthsr/labels.tsv: {unknown or 'values between whole numbers'}")
+        raise DataError(
+            f"{path}: not a label map of synthsr/labels.tsv: {unknown or 'values between whole numbers'}; "
+            "give a whole-head label map"
+        )
     fold = np.arange(labels.table()[-1].number + 1, dtype=np.uint16)
     for label in labels.table():
         fold[label.number] = label.segment_as if label.number < 500 else label.number
@@ -139,7 +142,10 @@ def _read(path: Path) -> tuple[Any, npt.NDArray[np.float32]]:
         image = nib.as_closest_canonical(nib.load(path))
         data = np.asarray(image.dataobj, dtype=np.float32)
     except (OSError, EOFError, ValueError, ImageFileError) as error:
-        raise DataError(f"{path}: cannot be read as an image: {error}") from error
+        raise DataError(f"{path}: cannot be read as an image ({error}); is it whole?") from error
     if data.ndim != 3 or not np.isfinite(data).all():
-        raise DataError(f"{path}: expected three dimensions of finite numbers, found shape {data.shape}")
+        raise DataError(
+            f"{path}: expected three dimensions of finite numbers, found shape {data.shape}; "
+            "give a whole-head label map"
+        )
     return image, data

@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from synthsr import files
+from synthsr.progress import tracked
 
 from .. import tsv
 from ..errors import DataError, ToolError
@@ -50,7 +51,9 @@ def find_anatomies(path: Path) -> list[Path]:
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.name.endswith((".nii", ".nii.gz", ".mgz")))
         if not found:
-            raise DataError(f"{path}: holds no label map (.nii.gz, .nii, .mgz)")
+            raise DataError(
+                f"{path}: holds no label map (.nii.gz, .nii, .mgz); give one, or a folder of them, by --anatomy"
+            )
         return found
     if not path.is_file():
         raise DataError(f"{path}: no such label map; give one, or a folder of them, by --anatomy")
@@ -161,7 +164,7 @@ def build(
     missing = [patient for patient in everyone if not job.is_finished(patient)]
     if jobs == 1 or len(missing) < 2:
         with _one_thread():
-            for patient in missing:
+            for patient in tracked(missing, what="patients", total=len(missing)):
                 _make(job, patient)
                 report(f"{patient.identifier} made")
     else:
@@ -169,7 +172,7 @@ def build(
         with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             running = {pool.submit(_make, job, patient): patient for patient in missing}
             try:
-                for done in as_completed(running):
+                for done in tracked(as_completed(running), what="patients", total=len(running)):
                     done.result()
                     report(f"{running[done].identifier} made")
             except BrokenProcessPool as error:

@@ -278,11 +278,11 @@ def read(path: Path) -> Clinic:
     import yaml
 
     if not path.is_file():
-        raise ConfigurationError(f"{path}: no such configuration")
+        raise ConfigurationError(f"{path}: no such configuration; config/clinic.yaml is an example")
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not YAML: {error}") from error
+        raise ConfigurationError(f"{path}: not YAML ({error}); config/clinic.yaml is an example") from error
     content = {} if content is None else content
     try:
         return _make(Clinic, content, "")

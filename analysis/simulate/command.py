@@ -8,7 +8,6 @@ configuration leave the earlier ones as they are.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from ..errors import ConfigurationError
@@ -32,6 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Make the clinic."""
     import os
 
+    from synthsr.progress import say
+
     from . import anatomy, build, clinic
 
     if arguments.jobs < 1:
@@ -44,5 +45,5 @@ def run(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         scans_as=arguments.format,
         jobs=arguments.jobs,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
+        report=say,
     )

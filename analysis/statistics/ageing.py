@@ -164,9 +164,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Fit all structures; write ``ageing_{curves,summary,scores}.tsv``, ``ageing.json`` and ``ageing.png``."""
     import pandas as pd
 
-    from analysis import tsv
+    from analysis import dictionary, tsv
     from analysis.errors import ConfigurationError
     from synthsr import files
+    from synthsr.progress import tracked
 
     from . import cohort, figures
 
@@ -184,7 +185,11 @@ def run(arguments: argparse.Namespace) -> None:
             f"Fitted to {cohort.counted(len(reference))} with the diagnosis {arguments.reference_group}; "
             f"all {len(table)} are scored."
         )
-    fits = {name: fit_structure(reference, name, settings) for name in cohort.structures(volumes)}
+    names = cohort.structures(volumes)
+    fits = {
+        name: fit_structure(reference, name, settings)
+        for name in tracked(names, what="structures fitted", total=len(names))
+    }
     out: Path = arguments.out
     curves = [fit.curve for fit in fits.values() if len(fit.curve)]
     tsv.write(pd.concat(curves) if curves else pd.DataFrame(columns=list(CURVE_COLUMNS)), out / "ageing_curves.tsv")
@@ -223,6 +228,7 @@ def run(arguments: argparse.Namespace) -> None:
             "fitted distribution at its age, z: the normal quantile of that; slope: least squares with age, ICV and "
             "sex, standard error clustered by participant (CR2, Bell & McCaffrey 2002).",
             "sources": list(SOURCES),
+            "columns": dictionary.of_folder("statistics/ageing-LEVEL"),
         },
     )
     fitted = sum(1 for fit in fits.values() if len(fit.curve))
@@ -237,7 +243,9 @@ def check_group(people: pd.DataFrame, diagnosis: str, *, path: Path) -> None:
     from analysis.errors import DataError
 
     if "diagnosis" not in people:
-        raise DataError(f"{path}: lacks the column diagnosis, which --reference-group needs")
+        raise DataError(
+            f"{path}: lacks the column diagnosis, which --reference-group needs; add it, or leave that option out"
+        )
     found = sorted(set(people["diagnosis"]) - {"", tsv.MISSING})
     if diagnosis not in found:
         raise DataError(f"{path}: nobody has the diagnosis {diagnosis!r}; there are: {', '.join(found) or 'none'}")

@@ -113,7 +113,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Compare and write ``agreement{,_scans,_pearson,_slopes}.tsv``, ``agreement.json`` and two figures."""
     import pandas as pd
 
-    from analysis import tsv
+    from analysis import dictionary, tsv
     from synthsr import files
 
     from . import cohort, figures
@@ -174,6 +174,7 @@ def run(arguments: argparse.Namespace) -> None:
             "limits from those of bias and spread (Zou 2013). Slopes: least squares with age, ICV and sex, each with "
             "its own ICV, standard errors clustered by participant (CR2, Bell & McCaffrey 2002).",
             "sources": list(SOURCES),
+            "columns": dictionary.of_folder("statistics/agreement"),
         },
     )
     print(f"agreement: {len(common)} structures, {len(sessions)} sessions → {out}")

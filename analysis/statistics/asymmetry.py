@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Compare and write ``asymmetry.tsv``, ``asymmetry.json`` and ``asymmetry.png``."""
     import pandas as pd
 
-    from analysis import tsv
+    from analysis import dictionary, tsv
     from synthsr import files
 
     from . import cohort, figures, univariate
@@ -99,6 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
             "notes": notes,
             "method": METHOD,
             "sources": list(SOURCES),
+            "columns": dictionary.of_folder("statistics/asymmetry"),
         },
     )
     print(f"asymmetry: {len(names)} structures, {len(table)} participants → {out}")

@@ -140,7 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Compare and write ``groups.tsv``, ``groups.json``, ``groups.png``; of several methods ``groups_methods.tsv``."""
     import pandas as pd
 
-    from analysis import tsv
+    from analysis import dictionary, tsv
     from analysis.errors import ConfigurationError
     from synthsr import files
 
@@ -180,6 +180,7 @@ def run(arguments: argparse.Namespace) -> None:
             "notes": notes,
             "method": METHOD,
             "sources": list(SOURCES),
+            "columns": dictionary.of_folder("statistics/groups"),
         },
     )
     compared = sum(1 for row in rows if row["auroc"] == row["auroc"])

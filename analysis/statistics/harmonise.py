@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from analysis import tsv
+    from analysis import dictionary, tsv
     from analysis.errors import DataError
     from synthsr import files
 
@@ -94,6 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
             "structure, linear effects of the kept columns preserved; rows count as independent. Tests of a kept "
             "column that is unevenly spread over sites reject too often afterwards.",
             "sources": list(SOURCES),
+            "columns": dictionary.of_folder("statistics/harmonise"),
         },
     )
     print(f"harmonise: {len(structures)} structures, {len(table)} rows, {len(names)} sites → {out}")

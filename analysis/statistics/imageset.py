@@ -169,7 +169,7 @@ def label_names(path: Path) -> dict[int, str]:
         If the file is not there or not in UTF-8, or a line has no number or no name.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file")
+        raise DataError(f"{path}: no such file; give a text with a number and a name in each line")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -181,7 +181,7 @@ def label_names(path: Path) -> dict[int, str]:
         separator = next((mark for mark in ("|", "\t") if mark in line), None)
         number, *texts = [part.strip() for part in (line.split(separator) if separator else line.split(None, 1))]
         if not number.isdigit() or not any(texts):
-            raise DataError(f"{path}: line {place}: {line!r} is not a number and a name")
+            raise DataError(f"{path}: line {place}: {line!r} is not a number and a name; write both")
         names[int(number)] = max(texts, key=len)
     return names
 

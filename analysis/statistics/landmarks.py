@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Compare and write ``landmarks.tsv``, ``landmarks_tests.tsv``, ``landmarks.json`` and ``landmarks.png``."""
     import pandas as pd
 
-    from analysis import tsv
+    from analysis import dictionary, tsv
     from analysis.errors import ConfigurationError
     from synthsr import files
 
@@ -130,6 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
             "notes": notes,
             "method": METHOD,
             "sources": list(SOURCES),
+            "columns": dictionary.of_folder("statistics/landmarks"),
         },
     )
     print(f"landmarks: {len(tests)} contrasts and spacings, {errors['pair'].nunique()} pairs → {out}")

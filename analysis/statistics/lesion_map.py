@@ -125,7 +125,7 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from analysis import tsv
+    from analysis import dictionary, tsv
     from analysis.errors import ConfigurationError
     from synthsr import files, io
 
@@ -205,6 +205,7 @@ def run(arguments: argparse.Namespace) -> None:
             "voxels; family-wise error by permutation of the score, two-sided maximum. Intervals of correlations: "
             "Fisher's transform, standard error by Bonett & Wright for Spearman.",
             "sources": list(SOURCES),
+            "columns": dictionary.of_folder("statistics/lesion-map"),
         },
     )
     total = survey.counts[ALL]
@@ -314,6 +315,7 @@ def look_over(
     import numpy as np
 
     from analysis.errors import DataError
+    from synthsr.progress import tracked
 
     from . import imageset, lesion_symptom
 
@@ -322,13 +324,15 @@ def look_over(
     size = int(np.prod(grid.shape))
     survey = Survey(grid, {ALL: np.zeros(size, dtype=np.int32)})
     n_regions = int(atlas.max()) + 1 if atlas is not None else 0
-    for path, name in zip(paths, names, strict=True):
+    masks = zip(paths, names, strict=True)
+    for path, name in tracked(masks, what="masks read", total=len(paths)):
         voxels, numbers = imageset.load_labels(path, grid)
         present = [int(number) for number in np.flatnonzero(np.bincount(numbers))]
         unknown = [number for number in present if classes and number not in classes]
         if unknown:
             raise DataError(
-                f"{path}: holds {', '.join(map(str, unknown))}, but --classes names only {', '.join(map(str, classes))}"
+                f"{path}: holds {', '.join(map(str, unknown))}, but --classes names only "
+                f"{', '.join(map(str, classes))}; name them as well"
             )
         parts = {ALL: voxels}
         parts |= {classes.get(number, str(number)): voxels[numbers == number] for number in present}

@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write ``tbm_{z,p_fdr,median_difference,auroc}.nii.gz``, ``tbm_maxima.tsv``, ``tbm.json`` and ``tbm.png``."""
     import numpy as np
 
-    from analysis import tsv
+    from analysis import dictionary, tsv
     from analysis.errors import DataError
     from synthsr import files, io
 
@@ -128,6 +128,7 @@ def run(arguments: argparse.Namespace) -> None:
             "method": "Wilcoxon rank sum per voxel, normal approximation with the variance corrected for ties, without "
             "continuity correction; two-sided; false discovery rate over tested voxels (Benjamini–Hochberg).",
             "sources": list(SOURCES),
+            "columns": dictionary.of_folder("statistics/tbm"),
         },
     )
     print(f"tbm: {len(used)} images, {int(significant.sum())} of {len(found.voxels)} voxels significant → {out}")
@@ -182,12 +183,14 @@ def compare(paths: list[Path], first: Any, voxels: Any, grid: Grid, scratch: Pat
     """
     import numpy as np
 
+    from synthsr.progress import tracked
+
     from . import imageset, univariate, voxelwise
 
     results: dict[str, list[Any]] = {"z": [], "auroc": [], "median_difference": []}
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=scratch) as stream:
-        for path in paths:
+        for path in tracked(paths, what="images read", total=len(paths)):
             stream.write(imageset.load_on(path, grid).ravel()[voxels].tobytes())
         stream.flush()
         values = np.memmap(stream, dtype=np.float32, mode="r", shape=(len(paths), len(voxels)))

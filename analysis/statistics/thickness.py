@@ -102,7 +102,7 @@ def run(arguments: argparse.Namespace) -> None:
     import numpy as np
     import pandas as pd
 
-    from analysis import tsv
+    from analysis import dictionary, tsv
     from synthsr import files
 
     from . import figures, imageset, univariate
@@ -154,6 +154,7 @@ def run(arguments: argparse.Namespace) -> None:
             "method": "Least squares at every vertex, Student's t, two-sided; false discovery rate over the tested "
             "vertices of all hemispheres given. Means are over vertices above zero, not weighted by area.",
             "sources": list(SOURCES),
+            "columns": dictionary.of_folder("statistics/thickness"),
         },
     )
     print(f"thickness: {design.told}, {len(design.participants)} participants, {' and '.join(effects)} → {out}")
@@ -273,10 +274,16 @@ def read_design(path: Path, contrast: list[str], correct: list[str], names: list
     variable = (kept[column] == groups[0] if groups else kept[column]).to_numpy().astype(np.float64)
     told = f"{column}: {groups[0]} − {groups[1]}" if groups else f"slope on {column}"
     if len(kept) < 3 or np.ptp(variable) == 0:
-        raise DataError(f"{path}: {told} of {len(kept)} participants with everything known cannot be tested")
+        raise DataError(
+            f"{path}: {told} of {len(kept)} participants with everything known cannot be tested; "
+            "give more people, or correct for less (--correct)"
+        )
     basis = voxelwise.orthonormal(covariates)
     if len(kept) <= basis.shape[1] + 1:
-        raise DataError(f"{path}: {len(kept)} participants are too few to correct for {', '.join(correct)}")
+        raise DataError(
+            f"{path}: {len(kept)} participants are too few to correct for {', '.join(correct)}; "
+            "correct for less (--correct)"
+        )
     left = voxelwise.residuals(variable[None], basis)
     if not voxelwise.unit(left, before=variable[None]).any():
         raise DataError(f"{path}: {told} cannot be told from {', '.join(correct)}; correct for less (--correct)")
@@ -309,7 +316,10 @@ def fit(values: Array, variable: Array, covariates: Array, side: str) -> tuple[E
     freedom = len(variable) - basis.shape[1] - 1
     left = voxelwise.residuals(variable[None], basis)
     if freedom < 1 or not voxelwise.unit(left, before=variable[None]).any():
-        raise DataError(f"{side}: too few participants have an overlay of this hemisphere ({len(variable)})")
+        raise DataError(
+            f"{side}: too few participants have an overlay of this hemisphere ({len(variable)}); "
+            "give more, or leave its overlays out"
+        )
     tested = np.ptp(values, axis=1) > 0
     slope, t, p = (np.full(len(values), np.nan) for _ in range(3))
     r = voxelwise.correlations(values[tested], variable[None], basis)[:, 0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import tsv
@@ -19,3 +21,20 @@ def test_a_tab_at_the_end_of_lines_shifts_no_column(tmp_path: Path) -> None:
     assert tsv.read(path, numbers=["age_years"])["age_years"].tolist()[0] == 40
     path.write_text("participant_id\tage_years\n")
     assert tsv.read(path, columns=["participant_id"]).empty
+
+
+def test_tables_are_written_as_pandas_does(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    numbers = rng.normal(size=60) * 10.0 ** rng.integers(-8, 8, 60)
+    table = pd.DataFrame({
+        "number": numbers, "rounded": numbers.round(1), "single": numbers.astype(np.float32), "integer": range(60),
+        "text": ["a", "with\ttab", 'with "quote"', "two\nlines", "", "μ"] * 10, "flag": [True, False] * 30,
+        "mixed": ["a", 1, 1.5, True, None, np.nan] * 10, "nothing": np.nan,
+    })  # fmt: skip
+    table.loc[[3, 9], ["number", "text"]] = np.nan, None
+    table.loc[5, "number"] = np.inf
+    table["kind"] = pd.Categorical(table["flag"].map({True: "x", False: "y"}))
+    for part in (table, table.head(0), table[["text"]], table.head(0)[[]]):
+        tsv.write(part, tmp_path / "table.tsv")
+        how = {"sep": "\t", "index": False, "na_rep": "n/a", "float_format": "%.6g", "lineterminator": "\n"}
+        assert (tmp_path / "table.tsv").read_text() == part.to_csv(**how)
