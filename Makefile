@@ -1,4 +1,4 @@
-# make demo | test | check | setup: each does its own set-up in .venv (pinned by constraints.txt), without root.
+# make demo | test | check | docs | setup: each does its own set-up in .venv (pinned by constraints.txt), without root.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -8,19 +8,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO ?= demo
+BUNDLES ?= dist
 CORES ?= $(shell nproc)
 # The CPU build of torch; for the GPU build see README.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help setup demo demo-repair test test-keras check format clean
+.PHONY: help setup demo demo-repair test test-keras test-offline offline-bundle check docs format clean
 
 help:
 	@echo "make demo    simulated clinic -> DICOM -> 1 mm T1s, volumes, ageing curves, report (in $(DEMO)/)"
 	@echo "make demo-repair    remake what was deleted or damaged in it"
 	@echo "make test    the test suite"
 	@echo "make check   linters and strict types"
+	@echo "make docs    documentation as web pages (in docs/_build/)"
 	@echo "make setup   only the set-up in $(VENV)/"
+	@echo "make offline-bundle    all that a site without network needs, as one tar (in $(BUNDLES)/)"
 
 setup: $(READY)
 
@@ -59,12 +62,26 @@ test-keras: $(READY)
 	@.venv-keras/bin/python -m pip install --quiet tensorflow-cpu tf-keras
 	@SYNTHSR_KERAS_PYTHON=$(abspath .venv-keras/bin/python) $(BIN)/python -m pytest tests/unit/test_weights.py
 
+# Everything for a site without network in one tar, and its installation with networking off (docs/offline.md).
+offline-bundle: $(READY)
+	@TORCH_INDEX=$(TORCH_INDEX) envs/offline/bundle.sh $(abspath $(BIN)/python) $(BUNDLES)
+
+test-offline:
+	@envs/offline/test.sh $(PYTHON) $(BUNDLES)
+
 check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/snakefmt --check Snakefile workflow
 	@$(BIN)/mypy
 	@$(BIN)/snakemake --lint --config bids=tests
+
+# The source folder is the repository, as the READMEs of its folders are pages as well. All pages are made anew: some change
+# with the code.
+docs: $(READY)
+	@$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going -c docs . docs/_build
+	@$(BIN)/python docs/check_links.py docs/_build
+	@echo "Documentation: $(abspath docs/_build/index.html)"
 
 format: $(READY)
 	@$(BIN)/ruff check --quiet --fix .

@@ -19,6 +19,9 @@ from nipype.interfaces.freesurfer import ReconAll
 
 from ..errors import ConfigurationError
 
+# nipype asks the network for its latest version when the first interface is made.
+os.environ.setdefault("NO_ET", "1")
+
 _FSL_TYPE = "NIFTI_GZ"
 #: Parts of recon-all that can be asked for, in order; its volumes come with ``all`` or ``autorecon3``.
 STAGES = ("all", "autorecon1", "autorecon2", "autorecon3", "qcache")
