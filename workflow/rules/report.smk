@@ -3,7 +3,7 @@
 
 rule pictures:
     input:
-        RESULTS.batch("segment", "{batch}"),
+        scans=RESULTS.batch("segment", "{batch}"),
         lesions=config["report"]["lesions"] or [],
     output:
         update(RESULTS.batch(PICTURES, "{batch}")),
@@ -17,7 +17,7 @@ rule pictures:
         results=RESULTS.root,
         options=lambda wildcards, input: given({"--lesions": input.lesions}),
     shell:
-        "python -m analysis pictures {input[0]:q} --out {params.results:q} {params.options:q} > {log:q} 2>&1"
+        "python -m analysis pictures {input.scans:q} --out {params.results:q} {params.options:q} > {log:q} 2>&1"
 
 
 rule report:
