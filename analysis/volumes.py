@@ -115,14 +115,15 @@ def read(table: Path) -> ScanVolumes:
     advice = "call again with --forcerun segment"
     try:
         with table.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t"))
-        volumes = {row["structure"]: float(row["volume_mm3"]) for row in rows}
+            header, *rows = csv.reader(stream, delimiter="\t")
+        name, size = header.index("structure"), header.index("volume_mm3")
+        volumes = {row[name]: float(row[size]) for row in rows}
         content: dict[str, Any] = json.loads(json_of(table).read_text(encoding="utf-8"))
         provenance = Provenance(**content["provenance"])
         quality = {name: math.nan if value is None else float(value) for name, value in content["quality"].items()}
     except FileNotFoundError as error:
         raise DataError(f"{table.name}: no such table, or its JSON file is gone; {advice}") from error
-    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+    except (IndexError, KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
         raise DataError(f"{table.name}: it or its JSON file is damaged ({error!r}); {advice}") from error
     if not volumes or len(volumes) < len(rows):
         raise DataError(f"{table.name}: {'names a structure twice' if volumes else 'has no row'}; {advice}")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from synthsr import labels, preprocess, resample
 from synthsr.generator import Generated, Generator, LabelMap, Params, read_config
+from synthsr.generator.deformation import Deformation
 
 #: Grey levels per tissue: background, white, grey, CSF, bone, soft tissue. Deep grey matter lies between the first two.
 CONTRASTS = {
@@ -32,8 +33,10 @@ PROFILE = 0.42
 SEED = 0x692E677A
 
 
-def generator(device: torch.device, *, field_mm: int = 192, voxel_size_mm: int = 1) -> Generator:
-    """Deforms as in training; nothing else is random but noise and a mild bias field."""
+def generator(
+    device: torch.device, *, field_mm: int = 192, voxel_size_mm: int = 1, scaling: float = Deformation.scaling
+) -> Generator:
+    """Deforms as in training, but for ``scaling``; nothing else is random but noise and a mild bias field."""
     steps = [
         {"mixture": {"sd_grey": [0, 0]}},
         {"bias": {"log_sd": [0.1, 0.1]}},
@@ -42,7 +45,9 @@ def generator(device: torch.device, *, field_mm: int = 192, voxel_size_mm: int =
         {"acquire": {"fixed_spacing_mm": [[1, 1, 1]], "gaps": False, "profile_jitter": [1, 1]}},
     ]
     grid = {"field_mm": field_mm, "voxel_size_mm": voxel_size_mm}
-    return Generator(read_config({**grid, "deformation": {"translation_mm": 5}, "steps": steps}), device)
+    return Generator(
+        read_config({**grid, "deformation": {"translation_mm": 5, "scaling": scaling}, "steps": steps}), device
+    )
 
 
 def levels(contrast: str) -> npt.NDArray[np.float64]:

@@ -166,7 +166,8 @@ def known(arguments: argparse.Namespace) -> None:
                     "voxel_mm": arguments.voxel_mm,
                 }
 
-            once(arguments.out / f"known_{name}_{kind}_{arguments.voxel_mm:g}mm.json", measure)
+            every = f"_every{arguments.spacings_mm[0]:g}mm" if kind == "svf" else ""
+            once(arguments.out / f"known_{name}_{kind}{every}_{arguments.voxel_mm:g}mm.json", measure)
 
 
 def patients(arguments: argparse.Namespace) -> None:

@@ -2,7 +2,8 @@
 
 They measure nothing. ``STAND_IN_FAULT`` makes them fail in the ways the real ones do: ``exit`` (code 1), ``nothing``
 (code 0 and no output, as after an error of mri_synthseg), ``cut`` (a table that ends too early), ``zero`` and ``nan``
-(volumes), ``elsewhere`` (a label map far from the image).
+(volumes), ``elsewhere`` (a label map far from the image). ``STAND_IN_SEEN`` names a file for the range of grey levels
+that a program was given.
 """
 
 from __future__ import annotations
@@ -89,8 +90,9 @@ def recon_all_clinical(image: str, name: str, folder: str) -> None:
 def samseg(image: str, folder: str) -> None:
     Path(folder).mkdir()
     write_labels(image, Path(folder) / "seg.mgz", numbers())
-    lines = [f"# Measure {name}, {volume(number):.6f}, mm^3" for number, name in structures()]
-    write_table(Path(folder) / "samseg.stats", [*lines, "# Measure Intra-Cranial, 1456789.123000, mm^3"])
+    lines = [f"# Measure {name}, {volume(number):.6f}, mm^3" for number, name in structures(cerebrum=True)]
+    write_table(Path(folder) / "samseg.stats", ["# Measure Unknown, 8765432.100000, mm^3", *lines])
+    (Path(folder) / "sbtiv.stats").write_text("# Measure Intra-Cranial, 1456789.123000, mm^3\n")
 
 
 def synthseg(image: str, target: str, scores: str, table: str) -> None:
@@ -145,10 +147,11 @@ PROGRAMS = {
 }
 
 
-def structures() -> list[tuple[int, str]]:
-    """Numbers and names, in rising order of number."""
-    sided = [(number, f"Left-{name}") for number, name in SIDED.items()]
-    sided += [(RIGHT[number], f"Right-{name}") for number, name in SIDED.items()]
+def structures(*, cerebrum: bool = False) -> list[tuple[int, str]]:
+    """Numbers and names, in rising order of number; on demand with the cerebrum's white matter and cortex."""
+    names = {**({2: "Cerebral-White-Matter", 3: "Cerebral-Cortex"} if cerebrum else {}), **SIDED}
+    sided = [(number, f"Left-{name}") for number, name in names.items()]
+    sided += [({2: 41, 3: 42, **RIGHT}[number], f"Right-{name}") for number, name in names.items()]
     return sorted([*sided, *MIDLINE.items()])
 
 
@@ -164,6 +167,9 @@ def volume(number: int) -> float:
 def write_labels(source: str | Path, target: Path, chosen: Iterable[int]) -> None:
     """A voxel line per label, about the middle of the image."""
     image = nib.load(source)
+    if seen := os.environ.get("STAND_IN_SEEN"):
+        grey = np.asarray(image.dataobj)
+        Path(seen).write_text(f"{grey.min()} {grey.max()}")
     data = np.zeros(image.shape, np.int32)
     x, y, z = np.array(image.shape) // 2
     for k, number in enumerate(chosen):
@@ -218,7 +224,7 @@ def aseg_stats(path: Path) -> None:
         f"{k:3d} {number:3d}  {1000:8d}  {size:9.1f}  {name:30s} 60.0000    10.0000    10.0000    90.0000    80.0000 "
         for k, (number, size, name) in enumerate(rows, start=1)
     ]
-    write_table(path, [*header, *lines] if FAULT != "cut" else header)
+    write_table(path, [*header, *lines])
 
 
 def aparc_stats(path: Path, side: str) -> None:

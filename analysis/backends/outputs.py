@@ -24,7 +24,7 @@ from ..errors import DataError
 from ..volumes import ICV
 from .commands import Request
 
-#: Structures that are missing in no head; a volume of zero is a failed segmentation.
+#: Tissues whose structures no head lacks, beside cerebral white matter: a volume of zero is a failed segmentation.
 NEVER_EMPTY = ("grey", "deep_grey")
 #: Names of structures by the tool that has its own, as in ``labels.tsv``.
 NAMES = {
@@ -34,6 +34,10 @@ NAMES = {
     "rhCortexVol": "Right-Cerebral-Cortex",
     "lhCerebralWhiteMatterVol": "Left-Cerebral-White-Matter",
     "rhCerebralWhiteMatterVol": "Right-Cerebral-White-Matter",
+    # FreeSurfer 5
+    "lhCorticalWhiteMatterVol": "Left-Cerebral-White-Matter",
+    "rhCorticalWhiteMatterVol": "Right-Cerebral-White-Matter",
+    "ICV": ICV,
     "eTIV": ICV,
     "Intra-Cranial": ICV,
     "total intracranial": ICV,
@@ -84,18 +88,29 @@ def read(backend: str, request: Request) -> Found:
     readers = {
         "recon-all": lambda: subject(request.folder / request.name),
         "recon-all-clinical": lambda: subject(request.folder / request.name, clinical=True),
-        "samseg": lambda: Found(
-            stats_measures(request.folder / "samseg" / "samseg.stats"), present(request.folder / "samseg" / "seg.mgz")
-        ),
+        "samseg": lambda: Found(samseg(request.folder / "samseg"), present(request.folder / "samseg" / "seg.mgz")),
         "synthseg": lambda: _synthseg(request.folder),
         "fast": lambda: Found(fast_volumes(request), present(request.folder / "fast_seg.nii.gz")),
         "first": lambda: _first(request.folder / "first_all_fast_firstseg.nii.gz"),
     }
-    return checked(readers[backend](), request)
+    return checked(readers[backend](), request, is_whole_brain=backend not in ("fast", "first"))
 
 
-def checked(found: Found, request: Request) -> Found:
-    """The same, if volumes and place of the label map are what those of a head in the request's image can be."""
+def checked(found: Found, request: Request, *, is_whole_brain: bool = True) -> Found:
+    """The same, if volumes and place of the label map are what those of a head in the request's image can be.
+
+    Parameters
+    ----------
+    found
+        What was read.
+    request
+        With the image.
+    is_whole_brain
+        Whether the tool measures all that no head lacks: a table without one of these was cut off.
+    """
+    lacking = sorted(never_empty() - set(found.volumes_mm3)) if is_whole_brain else []
+    if lacking:
+        raise DataError(f"the table of {found.segmentation.name} lacks {', '.join(lacking)}; is it whole?")
     check_volumes(found.volumes_mm3, found.segmentation.name)
     check_place(found.segmentation, request.image)
     return found
@@ -160,6 +175,8 @@ def aparc(path: Path, side: str) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}: has no parcel; is it whole?")
     for row in rows:
         thickness, area, volume = (_number(path, row[column]) for column in ("ThickAvg", "SurfArea", "GrayVol"))
+        if not (math.isfinite(thickness) and math.isfinite(area) and math.isfinite(volume)):
+            raise DataError(f"{path}: {row['StructName']} is {thickness:g} mm thick, {area:g} mm², {volume:g} mm³")
         yield {
             "structure": row["StructName"],
             "side": name,
@@ -173,12 +190,18 @@ def aparc(path: Path, side: str) -> Iterator[dict[str, Any]]:
         yield {"structure": "cortex", "side": name, **total, "volume_mm3": math.nan}
 
 
-def stats_measures(path: Path) -> dict[str, float]:
-    """Volumes of a ``samseg.stats``: lines ``# Measure Left-Thalamus, 7012.3, mm^3``."""
-    volumes = {NAMES.get(name, name): value for name, value in _measures(path, _lines(path))}
+def samseg(folder: Path) -> dict[str, float]:
+    """Volumes that ``run_samseg`` left: lines ``# Measure Left-Thalamus, 7012.3, mm^3``.
+
+    The structures are in ``samseg.stats``, with all else in the field of view as ``Unknown``; the intracranial volume
+    is in ``sbtiv.stats``, of newer versions in both.
+    """
+    volumes: dict[str, float] = {}
+    for path in (folder / "samseg.stats", folder / "sbtiv.stats"):
+        volumes |= {NAMES.get(name, name): value for name, value in _measures(path, _lines(path))}
     if ICV not in volumes:
-        raise DataError(f"{path}: has no '# Measure Intra-Cranial'; is it whole?")
-    return volumes
+        raise DataError(f"{folder / 'sbtiv.stats'}: has no '# Measure Intra-Cranial'; is it whole?")
+    return {name: volume for name, volume in volumes.items() if name != "Unknown"}
 
 
 def synthseg_table(path: Path) -> dict[str, float]:
@@ -221,6 +244,13 @@ def label_volumes(path: Path) -> dict[str, float]:
     }
 
 
+def never_empty() -> set[str]:
+    """Names of what no head lacks: cerebral white matter, cortex, deep grey matter, the intracranial volume."""
+    return {ICV} | {
+        label.name for label in labels.table() if label.tissue in NEVER_EMPTY or label.number in labels.WHITE_MATTER
+    }
+
+
 def check_volumes(volumes_mm3: Mapping[str, float], where: str) -> None:
     """Raise :class:`DataError` unless every volume is finite and not negative, and what no head lacks is not empty."""
     if not volumes_mm3:
@@ -228,8 +258,7 @@ def check_volumes(volumes_mm3: Mapping[str, float], where: str) -> None:
     for name, volume in volumes_mm3.items():
         if not math.isfinite(volume) or volume < 0:
             raise DataError(f"{where}: {name} is {volume:g} mm³")
-    never = {label.name for label in labels.table() if label.tissue in NEVER_EMPTY} | {ICV}
-    empty = sorted(name for name in never & set(volumes_mm3) if not volumes_mm3[name] > 0)
+    empty = sorted(name for name in never_empty() & set(volumes_mm3) if not volumes_mm3[name] > 0)
     if empty:
         raise DataError(f"{where}: {', '.join(empty)} is 0 mm³: the segmentation failed")
 

@@ -34,6 +34,8 @@ class Suite:
         Below that folder: where the programs are.
     licences
         Below that folder: where a licence may lie; none if it needs none.
+    variables
+        Environment of its programs.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Suite:
     stamp: str
     bins: tuple[str, ...]
     licences: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 FREESURFER = Suite(
@@ -54,7 +57,16 @@ FREESURFER = Suite(
     ("bin",),
     ("license.txt", ".license"),
 )
-FSL = Suite("fsl", "FSL", "FSLDIR", "etc/fslconf/fsl.sh", "etc/fslversion", ("bin", "share/fsl/bin"))
+FSL = Suite(
+    "fsl",
+    "FSL",
+    "FSLDIR",
+    "etc/fslconf/fsl.sh",
+    "etc/fslversion",
+    ("bin", "share/fsl/bin"),
+    # On a cluster run_first_all would submit its parts as jobs and end before them; this makes it run them itself.
+    variables=(("FSLOUTPUTTYPE", "NIFTI_GZ"), ("FSLSUBALREADYRUN", "true")),
+)
 SUITES = (FREESURFER, FSL)
 
 
@@ -98,19 +110,20 @@ class Installation:
             All files that the program reads and writes lie below it.
         """
         if self.container is not None:
-            binds = [str(folder)]
-            variables = []
+            binds, variables = [str(folder)], list(self.suite.variables)
             if self.licence is not None:
                 binds.append(f"{self.licence}:/licence.txt:ro")
-                variables = ["--env", "FS_LICENSE=/licence.txt"]
+                variables.append(("FS_LICENSE", "/licence.txt"))
             words = [word for bind in binds for word in ("--bind", bind)]
+            words += [word for name, value in variables for word in ("--env", f"{name}={value}")]
+            # The image's own variables: FREESURFER_HOME or PYTHONPATH of this machine would come before them.
             return [
                 _container_program(),
                 "exec",
+                "--cleanenv",
                 *words,
                 "--pwd",
                 str(folder),
-                *variables,
                 str(self.container),
                 *arguments,
             ]
@@ -128,18 +141,16 @@ class Installation:
             variables["PATH"] = os.pathsep.join([*folders, variables.get("PATH", "")])
         if self.licence is not None:
             variables["FS_LICENSE"] = str(self.licence)
-        if self.suite is FSL:
-            variables["FSLOUTPUTTYPE"] = "NIFTI_GZ"
-        return variables
+        return variables | dict(self.suite.variables)
 
     def version(self) -> str:
         """What the suite's own file says of its version; :data:`UNKNOWN` where there is none."""
         if self.container is not None:
             script = f'cat "${self.suite.home_variable}/{self.suite.stamp}"'
-            command = self.command(["sh", "-c", script], Path.cwd())
             try:
+                command = self.command(["sh", "-c", script], Path.cwd())
                 said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=VERSION_LIMIT_S)
-            except (OSError, subprocess.TimeoutExpired):
+            except (OSError, ToolError, subprocess.TimeoutExpired):
                 return UNKNOWN
             return said.stdout.strip() or UNKNOWN
         home = self.home or self._home_of_path()

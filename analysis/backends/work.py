@@ -13,10 +13,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 
-from synthsr import files
+from synthsr import files, io, preprocess
 
-from .. import volumes
+from .. import tsv, volumes
 from ..errors import ConfigurationError, DataError, ToolError
 from ..layout import Results, description_of, sidecar_of
 from . import commands, outputs, subjects, suites
@@ -25,7 +26,7 @@ from .registry import Backend
 from .suites import Installation
 
 #: Raise when the output of an unchanged scan with an unchanged tool changes.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 SURFACE_COLUMNS = ("structure", "side", "thickness_mm", "area_mm2", "volume_mm3")
 #: Exit codes by which a shell says that there is no such program, or that it cannot be run.
 NOT_RUNNABLE = (126, 127)
@@ -115,7 +116,10 @@ class Tool:
                 stages=self.stages,
             )
             # A copy under another name: neither a space in the study's path nor a patient's name reaches the tool.
-            shutil.copyfile(self._source(scan).resolve(), request.image)
+            if request.ct and self._is_clinical:
+                _copy_ct(self._source(scan), request.image)
+            else:
+                shutil.copyfile(self._source(scan).resolve(), request.image)
             if self.subjects is not None:
                 subject = self.subjects / scan["scan_id"]
                 subjects.validate(subject, clinical=self._is_clinical)
@@ -152,11 +156,9 @@ class Tool:
         if self.backend.keeps_subject and self.subjects is None:
             _keep_subject(subject, self.results.subject(scan["scan_id"], backend=self.backend.name))
         if surfaces:
-            lines = ["\t".join(("scan_id", *SURFACE_COLUMNS, "backend", "version"))]
-            for row in found.surfaces:
-                values = (f"{row[key]:.6g}" if isinstance(row[key], float) else row[key] for key in SURFACE_COLUMNS)
-                lines.append("\t".join([scan["scan_id"], *values, self.backend.name, version]))
-            files.write_text(surfaces[0], "\n".join(lines).replace("\tnan\t", f"\t{volumes.MISSING}\t") + "\n")
+            table_of_surfaces = pd.DataFrame(found.surfaces, columns=list(SURFACE_COLUMNS))
+            table_of_surfaces.insert(0, "scan_id", scan["scan_id"])
+            tsv.write(table_of_surfaces.assign(backend=self.backend.name, version=version), surfaces[0])
         with files.whole(segmentation) as temporary:
             if found.segmentation.name.endswith(".nii.gz"):
                 shutil.copyfile(found.segmentation, temporary)
@@ -197,6 +199,12 @@ def call(installation: Installation, command: list[str], folder: Path) -> None:
         raise ToolError(f"{command[0]} cannot be run (exit code {ended}); see python -m analysis doctor")
     if ended != 0:
         raise DataError(f"{command[0]} ended with code {ended}; the job's log tells why")
+
+
+def _copy_ct(source: Path, target: Path) -> None:
+    """Copy computed tomography clipped as ``mri_synthseg --ct`` does it; ``recon-all-clinical`` has no such option."""
+    data, affine = io.load(source)
+    nib.save(nib.Nifti1Image(np.clip(data, *preprocess.CT_WINDOW_HU), affine), target)
 
 
 def _keep_subject(made: Path, kept: Path) -> None:

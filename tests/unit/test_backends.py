@@ -54,6 +54,15 @@ def test_command_lines(backend: str, request_: commands.Request) -> None:
     assert made == EXPECTED[backend]
 
 
+def test_nipype_asks_no_network(request_: commands.Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first interface of a process would ask for the latest version of nipype."""
+    monkeypatch.setattr("nipype.interfaces.base.core.BaseInterface._etelemetry_version_data", None)
+    asked: list[str] = []
+    sys.addaudithook(lambda event, _: asked.append(event) if event == "socket.getaddrinfo" else None)
+    list(commands.of("samseg", request_))
+    assert asked == []
+
+
 def test_stages_of_recon_all_are_called_one_after_the_other(request_: commands.Request, tmp_path: Path) -> None:
     staged = commands.Request(request_.image, tmp_path, NAME, 1, stages=("autorecon1", "autorecon2", "autorecon3"))
     made = [" ".join(command).replace(str(tmp_path), "DIR") for command in commands.of("recon-all", staged)]
@@ -125,6 +134,25 @@ def test_aseg_stats_are_read(tmp_path: Path) -> None:
             outputs.aseg(path)
 
 
+def test_aseg_stats_of_freesurfer_5_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "aseg.stats"
+    older = ASEG.replace("CerebralWhiteMatter", "CorticalWhiteMatter").replace("eTIV", "ICV")
+    path.write_text(older.replace("EstimatedTotalIntraCranialVol", "IntraCranialVol"))
+    volumes_mm3 = outputs.aseg(path)
+    assert volumes_mm3["Right-Cerebral-White-Matter"] == 221000 and volumes_mm3["ICV"] == 1487654.321
+
+
+@pytest.mark.parametrize("newer", [False, True])
+def test_samseg_tells_the_icv_in_a_table_of_its_own(tmp_path: Path, newer: bool) -> None:
+    icv = "# Measure Intra-Cranial, 1456789.100000, mm^3\n"
+    structures = "# Measure Unknown, 9876543.2, mm^3\n# Measure Left-Thalamus, 7012.300000, mm^3\n"
+    (tmp_path / "samseg.stats").write_text(icv * newer + structures)
+    with pytest.raises(DataError, match=r"sbtiv\.stats was not made"):
+        outputs.samseg(tmp_path)
+    (tmp_path / "sbtiv.stats").write_text(icv)
+    assert outputs.samseg(tmp_path) == {"ICV": 1456789.1, "Left-Thalamus": 7012.3}
+
+
 def test_thickness_and_area_are_read(tmp_path: Path) -> None:
     path = tmp_path / "lh.aparc.stats"
     path.write_text(APARC)
@@ -133,6 +161,9 @@ def test_thickness_and_area_are_read(tmp_path: Path) -> None:
     assert {**rows[0]} == {"structure": "bankssts", "side": "left", "thickness_mm": 2.573, "area_mm2": 1006,
                            "volume_mm3": 2545}  # fmt: skip
     assert (rows[2]["thickness_mm"], rows[2]["area_mm2"]) == (2.51234, 85000.5)
+    path.write_text(APARC.replace("2.401", "nan"))
+    with pytest.raises(DataError, match="precuneus is nan mm thick"):
+        list(outputs.aparc(path, "lh"))
 
 
 @pytest.mark.parametrize("first", ["subject", ""])
@@ -185,6 +216,7 @@ def test_fast_and_first_are_measured_in_their_images(request_: commands.Request)
     [
         ({}, "no volume at all"),
         ({"ICV": 1e6, "Left-Hippocampus": 0.0}, "Left-Hippocampus is 0"),
+        ({"Right-Cerebral-White-Matter": 0.0}, "Right-Cerebral-White-Matter is 0"),
         ({"ICV": 0.0}, "ICV is 0"),
         ({"3rd-Ventricle": float("nan")}, "3rd-Ventricle is nan"),
         ({"CC_Central": -1.0}, "CC_Central is -1"),
@@ -194,6 +226,17 @@ def test_volumes_that_no_head_has_are_refused(sizes: dict[str, float], message: 
     with pytest.raises(DataError, match=message):
         outputs.check_volumes(sizes, "somewhere")
     outputs.check_volumes({"ICV": 1e6, "5th-Ventricle": 0.0, "Left-Hippocampus": 3000}, "somewhere")
+
+
+def test_a_table_that_ends_too_early_is_refused(request_: commands.Request) -> None:
+    """Every row that is there is sound; what was cut off is missing."""
+    numbers = np.zeros((24, 24, 24), np.int16)
+    numbers[12, 12, 12] = 17
+    nib.save(nib.Nifti1Image(numbers, np.eye(4)), request_.folder / "labels.nii.gz")
+    found = outputs.Found({"ICV": 1e6, "Left-Hippocampus": 3000.0}, request_.folder / "labels.nii.gz")
+    with pytest.raises(DataError, match=r"lacks Left-Accumbens-area, .*Right-Hippocampus"):
+        outputs.checked(found, request_)
+    assert outputs.checked(found, request_, is_whole_brain=False) is found
 
 
 # Whole batches, by stand-ins.
@@ -330,9 +373,12 @@ def test_a_container_gets_the_folder_the_licence_and_the_command(
     found = suites.locate(suites.FREESURFER, {"container": str(image), "licence": str(home / "license.txt")})
     command = found.command(["recon-all", "-all"], tmp_path)
     assert command == [
-        *("apptainer", "exec", "--bind", str(tmp_path), "--bind", f"{home / 'license.txt'}:/licence.txt:ro"),
-        *("--pwd", str(tmp_path), "--env", "FS_LICENSE=/licence.txt", str(image), "recon-all", "-all"),
+        *("apptainer", "exec", "--cleanenv", "--bind", str(tmp_path)),
+        *("--bind", f"{home / 'license.txt'}:/licence.txt:ro", "--env", "FS_LICENSE=/licence.txt"),
+        *("--pwd", str(tmp_path), str(image), "recon-all", "-all"),
     ]
+    fsl = suites.locate(suites.FSL, {"container": str(image)}).command(["bet"], tmp_path)
+    assert fsl[5:9] == ["--env", "FSLOUTPUTTYPE=NIFTI_GZ", "--env", "FSLSUBALREADYRUN=true"]
     assert found.obstacle(["recon-all"]) == ""
     monkeypatch.setenv("FREESURFER_HOME", str(home))
     assert found.version() == "stand-in 1.0"
@@ -344,6 +390,26 @@ def test_the_suites_own_setup_is_read(home: Path, tmp_path: Path) -> None:
     command = found.command(["sh", "-c", 'echo "$TOLD, $1"', "sh", "two words"], tmp_path)
     said = subprocess.run(command, env=found.environment(), capture_output=True, text=True, check=True).stdout
     assert said == f"by {home}, two words\n"
+
+
+def test_run_first_all_does_not_submit_jobs_of_its_own(home: Path) -> None:
+    assert suites.locate(suites.FSL, {"home": str(home)}).environment()["FSLSUBALREADYRUN"] == "true"
+
+
+def test_ct_is_clipped_for_the_tool_that_has_no_option_for_it(
+    study: Results, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan_id = SCAN.replace("T2w", "ct")
+    raw = study.raw(scan_id)
+    hounsfield = np.linspace(-1000, 1500, 24**3, dtype=np.float32).reshape(24, 24, 24)
+    nib.save(nib.Nifti1Image(hounsfield, np.diag([2.0, 2, 2, 1])), raw)
+    row = {**batch.rows(study.batch("synthesise", "0001"))[0], "scan_id": scan_id, "contrast": "ct"}
+    tsv.write(pd.DataFrame([row]), study.batch("synthesise", "0001"))
+    for backend, seen in (("recon-all-clinical", (0.0, 80.0)), ("synthseg", (-1000.0, 1500.0))):
+        monkeypatch.setenv("STAND_IN_SEEN", str(study.root / backend))
+        assert segment(study, backend, "--home", str(home)) == 0
+        assert outcome(study, backend)["status"] == batch.DONE
+        assert tuple(map(float, (study.root / backend).read_text().split())) == seen
 
 
 def test_mri_synthsr_takes_the_place_of_synthsr(study: Results, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

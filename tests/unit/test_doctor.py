@@ -53,6 +53,25 @@ def test_tools_are_told_with_version_and_place(tmp_path: Path) -> None:
     assert found["back end first"].state == doctor.OK
 
 
+def test_a_module_that_jobs_will_load_is_not_missing(tmp_path: Path) -> None:
+    module = {"freesurfer": {"module": "freesurfer/7.4.1"}}
+    found = findings(tools=module)
+    assert found["back end synthseg"].state == found["synthesiser mri_synthsr"].state == doctor.NOTE
+    assert found["back end first"].state == doctor.MISSING
+    home = stand_ins.install(tmp_path / "tools")
+    (home / "license.txt").unlink()
+    found = findings(tools={"freesurfer": {**module["freesurfer"], "home": str(home)}})
+    assert found["back end synthseg"].state == doctor.MISSING, "its programs are here, the licence is not"
+
+
+def test_a_container_that_nothing_can_run_is_told(tmp_path: Path) -> None:
+    image = tmp_path / "freesurfer.sif"
+    image.touch()
+    found = findings(tools={"freesurfer": {"container": str(image)}})
+    assert found["FreeSurfer"].state == doctor.NOTE and str(image) in found["FreeSurfer"].what
+    assert "apptainer or singularity is not installed" in found["back end synthseg"].what
+
+
 def test_the_exit_code_is_that_of_what_the_study_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("backends: [embedded]\n")
@@ -60,6 +79,11 @@ def test_the_exit_code_is_that_of_what_the_study_asks_for(tmp_path: Path, capsys
     path.write_text("backends: [embedded, synthseg]\n")
     assert cli.main(["doctor", "--configfile", str(path)]) == ToolError.exit_code
     assert "missing: back end synthseg" in capsys.readouterr().err
+    path.write_text("synthesiser: mri_synthsr\n")
+    assert cli.main(["doctor", "--configfile", str(path)]) == ToolError.exit_code
+    assert "missing: synthesiser mri_synthsr" in capsys.readouterr().err
+    path.write_text(f"backends: [embedded, recon-all]\nrecon_all: {{subjects: {tmp_path}}}\n")
+    assert cli.main(["doctor", "--configfile", str(path)]) == 0  # imported: no program is needed
     path.write_text("weights: {synthsr: /nowhere/x.safetensors}\n")
     assert cli.main(["doctor", "--configfile", str(path)]) == ToolError.exit_code
     assert "missing: weights of synthsr" in capsys.readouterr().err

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import gate_failures
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from miniature_head import numbers as miniature
 
-from analysis import gate
+from analysis import gate, tsv
 from analysis.gate import read_limits
+from synthsr import labels
+from synthsr.networks import UNet, UNetConfig
+from synthsr.weights.storage import save_network
 
 
 @pytest.fixture
@@ -61,6 +68,35 @@ def test_motion_keeps_the_brightness_and_nothing_in_its_place(scan: gate_failure
     assert np.corrcoef(moved.ravel(), data.ravel())[0, 1] < 0.9
 
 
+def test_the_whole_of_it_with_untrained_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small head of which nothing is right: both limits tell it, and a second call measures nothing again."""
+    torch.manual_seed(1)
+    for name, out in (("segmentation", len(labels.segmentation_numbers())), ("synthsr", 1)):
+        save_network(UNet(UNetConfig(1, out, 2, 2, 2)), tmp_path / f"{name}.safetensors", {"steps": 0})
+    for name in ("a", "b"):
+        nib.save(nib.Nifti1Image(miniature().astype(np.int16), np.eye(4)), tmp_path / f"{name}.nii.gz")
+    n_kinds = len(gate_failures.KINDS) - 1
+    arguments = ["--tune", "a.nii.gz", "--test", "b.nii.gz", "--out", "out", "--draws", n_kinds, "--tune-draws", "1",
+                 "--field-mm", "48", "--segmentation", "segmentation.safetensors", "--synthsr", "synthsr.safetensors",
+                 "--device", "cpu", "--threads", "1"]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
+    gate_failures.main()
+    for name in ("shipped", "tuned"):
+        table = tsv.read(tmp_path / "out" / name / "sensitivity.tsv", numbers=["n", "share"]).set_index("kind")
+        assert table.loc[gate_failures.SOUND, "n"] == n_kinds and table.loc["all but mirrored", "n"] == n_kinds - 1
+        assert table.loc[gate_failures.SOUND, "share"] == 0, "a head of a tenth of a litre is none"
+        assert table.loc["all but mirrored", "share"] == 1
+    monkeypatch.setattr(gate_failures, "of_head", None)
+    gate_failures.main()
+
+
+def test_every_draw_is_judged_sound_and_the_failures_take_turns() -> None:
+    kinds = [gate_failures.kinds_of(draw) for draw in range(2 * (len(gate_failures.KINDS) - 1))]
+    assert {first for first, _ in kinds} == {gate_failures.SOUND}
+    assert sorted(failure for _, failure in kinds) == sorted(2 * gate_failures.KINDS[1:])
+
+
 def test_limits_come_from_sound_scans_and_let_them_pass() -> None:
     rng = np.random.default_rng(0)
     sound = pd.DataFrame({"kind": gate_failures.SOUND, "reason": "", "icv_mm3": 1.5e6, "icv_litres": 1.5,
@@ -81,6 +117,14 @@ def test_limits_come_from_sound_scans_and_let_them_pass() -> None:
     summary = gate_failures.summarise(pd.concat([judged, failed])).set_index("kind")
     assert summary.loc["motion", "share"] == 1 and summary.loc["all but mirrored", "n"] == 200
     assert summary.loc[gate_failures.SOUND, "figure"] == "specificity" and summary.loc["sound", "share"] >= 0.97
+
+
+def test_scores_are_told_with_their_share_of_failures() -> None:
+    kinds = [gate_failures.SOUND, gate_failures.SOUND, "motion", "motion", gate_failures.MIRRORED, "half brain"]
+    table = pd.DataFrame({"kind": kinds, "score": [0.0, 0.6, 0.7, 3.0, 0.1, math.nan]})
+    found = gate_failures.calibrated(table).set_index("up_to")
+    assert found["scans"].to_dict() == {0.25: 1, 0.5: 0, 0.75: 2, 1.0: 0, 1.5: 0, 2.0: 0, math.inf: 1}
+    assert found.loc[[0.25, 0.75, math.inf], "share"].tolist() == [0, 0.5, 1]
 
 
 def test_intervals_of_shares() -> None:

@@ -37,7 +37,8 @@ def study(tmp_path: Path) -> Path:
     home = stand_ins.install(tmp_path / "tools")
     (root / "config.yaml").write_text(
         f"dicom: {tmp_path / 'source'}\nbackends: [embedded, recon-all, first]\nrecon_all: {{stages: [autorecon1, "
-        f"autorecon3]}}\ntools:\n  freesurfer: {{home: {home}}}\n  fsl: {{home: {home}}}\n"
+        f"autorecon3]}}\nmultichannel: {{weights: synthsr, contrasts: [T1w, FLAIR]}}\n"
+        f"tools:\n  freesurfer: {{home: {home}}}\n  fsl: {{home: {home}}}\n"
     )
     return root
 
@@ -64,5 +65,7 @@ def test_every_back_end_has_its_jobs_and_its_tables(study: Path) -> None:
     for name in ("volumes.tsv", "recon-all/surfaces.parquet", "first/volumes_sessions.json"):
         assert f"results/tables/{name}" in planned.stdout
     assert "--backends embedded recon-all first" in planned.stdout
+    assert "--weights synthsr --contrasts T1w FLAIR --segmentation segmentation" in planned.stdout
+    assert "--multichannel results/multichannel/sessions.tsv" in planned.stdout
     wrong = snakemake(study, "--dry-run", "--cores", "1", *configured, "--config", "backends=[freesurfer]")
     assert wrong.returncode != 0 and "freesurfer" in wrong.stdout + wrong.stderr

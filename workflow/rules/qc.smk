@@ -29,6 +29,9 @@ rule tables:
         RESULTS.sessions,
         *(batches(segment_stage(backend)) for backend in config["backends"]),
         participants=config["participants"] or [],
+        multichannel=(
+            RESULTS.multichannel_sessions if config["multichannel"]["weights"] else []
+        ),
     output:
         tables_of_backends(),
     log:
@@ -45,6 +48,7 @@ rule tables:
             {
                 "--participants": input.participants,
                 "--links": PRIVATE.sessions if input.participants else None,
+                "--multichannel": input.multichannel,
             }
         ),
     shell:

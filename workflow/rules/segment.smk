@@ -1,4 +1,5 @@
-# Stage 3: segmentations and volumes, by the embedded segmenter and by any other back end (docs/back-ends.md).
+# Stage 3: segmentations and volumes, by the embedded segmenter and by any other back end (docs/back-ends.md); after the
+# gate, of several scans of a session together.
 
 
 rule segment:
@@ -18,9 +19,10 @@ rule segment:
         weights=config["weights"]["segmentation"],
         weights_hash=weights_hash("segmentation"),
         device=config["device"],
+        arithmetic=config["arithmetic"],
     shell:
         "python -m analysis segment {input:q} --out {params.results:q} --weights {params.weights:q}"
-        " --device {params.device:q} --threads {threads} > {log:q} 2>&1"
+        " --device {params.device:q} --arithmetic {params.arithmetic} --threads {threads} > {log:q} 2>&1"
 
 
 # Of the embedded back end (the rule above) the table is in batches/segment, of another in batches/segment-BACKEND.
@@ -46,3 +48,30 @@ rule segment_by_tool:
     shell:
         "python -m analysis segment {input:q} --out {params.results:q} --backend {wildcards.backend}"
         " --threads {threads} {params.options:q} > {log:q} 2>&1"
+
+
+rule multichannel:
+    input:
+        RESULTS.gate,
+        batches("convert"),
+    output:
+        update(RESULTS.multichannel_sessions),
+    log:
+        "logs/multichannel.log",
+    benchmark:
+        "benchmarks/multichannel.tsv"
+    conda:
+        "../../envs/synthsr-cohort.yaml"
+    threads: 4
+    params:
+        results=RESULTS.root,
+        weights=config["multichannel"]["weights"] or "none",
+        weights_hash=multichannel_hash(),
+        contrasts=config["multichannel"]["contrasts"],
+        segmentation=config["weights"]["segmentation"],
+        segmentation_hash=weights_hash("segmentation"),
+        device=config["device"],
+    shell:
+        "python -m analysis multichannel --out {params.results:q} --weights {params.weights:q}"
+        " --contrasts {params.contrasts} --segmentation {params.segmentation:q} --device {params.device:q}"
+        " --threads {threads} > {log:q} 2>&1"
