@@ -10,12 +10,17 @@ min_version("9.0")
 configfile: f"{workflow.basedir}/config/config.yaml"
 
 
+# What `snakemake --report FILE.html` begins with.
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/simulate.smk"
 include: "workflow/rules/intake.smk"
 include: "workflow/rules/synthsr.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/qc.smk"
+include: "workflow/rules/register.smk"
 include: "workflow/rules/statistics.smk"
 include: "workflow/rules/arms.smk"
 include: "workflow/rules/report.smk"
@@ -33,6 +38,7 @@ localrules:
     synthetic,
     segmentation,
     volumes,
+    registration,
     statistics,
     train,
 
@@ -41,6 +47,7 @@ rule all:
     default_target: True
     input:
         RESULTS.report,
+        registration_tables(),
 
 
 # One target per stage.
@@ -62,6 +69,11 @@ rule segmentation:
 rule volumes:
     input:
         RESULTS.volumes,
+
+
+rule registration:
+    input:
+        registration_tables(),
 
 
 rule statistics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
 
 from .errors import SynthSRError, ToolError
@@ -20,9 +21,11 @@ COMMANDS = {
     "synthesise": "analysis.synthesise",
     "segment": "analysis.segment",
     "gate": "analysis.gate",
+    "multichannel": "analysis.multichannel",
     "tables": "analysis.tables",
     "arm": "analysis.arm",
     "doctor": "analysis.doctor",
+    "status": "analysis.status",
     "ageing": "analysis.statistics.ageing",
     "agreement": "analysis.statistics.agreement",
     "groups": "analysis.statistics.groups",
@@ -32,8 +35,15 @@ COMMANDS = {
     "tbm": "analysis.statistics.tbm",
     "thickness": "analysis.statistics.thickness",
     "harmonise": "analysis.statistics.harmonise",
+    "align": "analysis.registration.align",
+    "register": "analysis.registration.command",
+    "register-cohort": "analysis.registration.cohort",
+    "pictures": "analysis.report.scan_pictures",
     "report": "analysis.report.command",
 }
+
+#: Exit code of an error that nobody foresaw, of commands that read what names patients.
+UNFORESEEN = 70
 
 
 def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
@@ -54,7 +64,8 @@ def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; a :class:`SynthSRError` becomes a message on stderr and its exit code.
 
-    Of the system's errors only the kind is told: the path in them may name a patient, and messages go to logs.
+    Of the system's errors only the kind is told: the path in them may name a patient, and messages go to logs. So it is
+    with errors that nobody foresaw, where a command reads headers.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     only = [given[0]] if given and given[0] in COMMANDS else list(COMMANDS)
@@ -72,4 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return ToolError.exit_code
+    except Exception as error:
+        if not COMMANDS[parsed.command].startswith("analysis.intake."):
+            raise
+        traceback.print_tb(error.__traceback__)
+        print(
+            f"python -m analysis {parsed.command}: {type(error).__name__}, a fault of this program; report the lines "
+            "above (what the error says is not told, as it may quote a header)",
+            file=sys.stderr,
+        )
+        return UNFORESEEN
     return 0

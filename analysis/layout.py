@@ -15,6 +15,8 @@ from pathlib import Path, PurePath
 CONTRASTS = ("T1w", "T2w", "FLAIR", "PDw", "ct")
 #: Stages that work in batches, in order; ``select`` is written by the inventory.
 BATCH_STAGES = ("select", "convert", "synthesise", "segment")
+#: The stage behind them that makes the report's pictures of scans.
+PICTURES = "pictures"
 #: The back end that every study has; the gate measures with it. Others are in ``analysis/backends/registry.py``.
 EMBEDDED = "embedded"
 
@@ -74,8 +76,8 @@ class Results:
         return self.root / "intake" / "sessions.tsv"
 
     def batches(self, stage: str) -> Path:
-        """Folder of a stage's batch tables; ``stage`` one of :data:`BATCH_STAGES` or of :func:`segment_stage`."""
-        if stage not in BATCH_STAGES and not stage.startswith("segment-"):
+        """Folder of a stage's batch tables: of :data:`BATCH_STAGES`, :data:`PICTURES` or :func:`segment_stage`."""
+        if stage not in (*BATCH_STAGES, PICTURES) and not stage.startswith("segment-"):
             raise ValueError(f"unknown batch stage {stage!r}")
         return self.root / "batches" / stage
 
@@ -103,6 +105,15 @@ class Results:
         """Scan interpolated to 1 mm, in studies without SynthSR; it stays what it is, a T2w or another."""
         stem, _, contrast = scan_id.rpartition("_")
         return self.anat("cubic", scan_id) / f"{stem}_desc-cubic_{contrast}.nii.gz"
+
+    def multichannel(self, session: str, ending: str) -> Path:
+        """What is made of several scans of a session, such as ``sub-1_ses-01``; ``ending`` such as ``T1w.nii.gz``."""
+        return self.anat("multichannel", f"{session}_T1w") / f"{session}_desc-multichannel_{ending}"
+
+    @property
+    def multichannel_sessions(self) -> Path:
+        """One row per session of which several scans made one synthetic T1."""
+        return self.root / "multichannel" / "sessions.tsv"
 
     def segmentation(self, scan_id: str, *, description: str = "synthsr", backend: str = EMBEDDED) -> Path:
         """Label map of a back end; ``description`` says what made the image it is of."""
@@ -142,6 +153,28 @@ class Results:
         """Long table of volumes, one row per session and structure: the median over its scans."""
         return self.tables() / "volumes_sessions.tsv"
 
+    def registration(self, task: str) -> Path:
+        """Folder of a task of ``register-cohort``: ``align``, ``longitudinal`` or ``landmarks``."""
+        return self.root / "registration" / task
+
+    def registered(self, task: str, shard: int) -> Path:
+        """Table of one shard of such a task."""
+        return self.registration(task) / f"shard-{shard:04d}.tsv"
+
+    def aligned(self, scan_id: str) -> Path:
+        """Scan whose header lays it on its session's reference scan."""
+        stem, _, contrast = scan_id.rpartition("_")
+        return self.anat("aligned", scan_id) / f"{stem}_desc-aligned_{contrast}.nii.gz"
+
+    def longitudinal(self, scan_id: str) -> Path:
+        """Folder of a later session's scan registered with the first session's."""
+        return self.registration("longitudinal") / scan_id
+
+    @property
+    def landmark_errors(self) -> Path:
+        """Errors of registration at landmarks, directly and through SynthSR."""
+        return self.registration("landmarks") / "errors.tsv"
+
     def arm(self, name: str) -> Path:
         """Volumes of one arm of a comparison, one row per session and structure."""
         return self.root / "arms" / f"{name}.tsv"
@@ -158,6 +191,10 @@ class Results:
     def report(self) -> Path:
         """The report's first page."""
         return self.root / "report" / "index.html"
+
+    def scan_page(self, scan_id: str, *, kind: str = "html") -> Path:
+        """A scan's page in the report; of kind ``png`` its picture, of kind ``js`` what the viewer shows of it."""
+        return self.report.parent / "scans" / f"{scan_id}.{kind}"
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Result
             small = person == 11
             image = results.synthetic(scan_id).relative_to(root).as_posix()
             stages["synthesise"].append({**names, "status": "done", "reason": "", "path": image})
-            stages["segment"].append({**names, "status": "done", "reason": ""})
+            table = results.scan_volumes(scan_id).relative_to(root).as_posix()
+            stages["segment"].append({**names, "status": "done", "reason": "", "path": table, "sha256": SHA256})
             icv = (0.9e6 if small else 1.4e6) + 1e5 * (person % 2) + 6e4 * rng.normal()
             gate.append(
                 {
@@ -107,6 +108,10 @@ def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Result
                     "stage": "segment",
                     "included": "no" if small else "yes",
                     "icv_mm3": icv,
+                    "decided_by": "gate",
+                    "score": 1.3 if small else 0.4,
+                    "icv_litres": icv / 1e6,
+                    "noise_share": 0.05 + 0.01 * (person % 5),
                     "reason": f"ICV {icv / 1e6:.2f} l is under 1.1 l: not a whole head" if small else "",
                 }
             )
@@ -150,7 +155,8 @@ def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Result
         tsv.write(
             pd.DataFrame(rows, columns=list(batch.COLUMNS), dtype=object).fillna(""), results.batch(stage, "0001")
         )
-    columns = ["scan_id", "participant_id", "session_id", "contrast", "stage", "icv_mm3", "included", "reason"]
+    columns = ["scan_id", "participant_id", "session_id", "contrast", "stage", "icv_mm3", "included", "reason",
+               "decided_by", "score", "icv_litres", "noise_share"]  # fmt: skip
     tsv.write(pd.DataFrame(gate, columns=columns), results.gate)
     keys = ["participant_id", "session_id", "structure"]
     columns = ["participant_id", "session_id", "scan_id", "structure", "volume_mm3", "contrast", "spacing_mm"]
@@ -160,6 +166,13 @@ def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Result
     true = pd.DataFrame(truth, columns=[*keys, "volume_mm3"]).drop_duplicates(keys)
     tsv.write(true, root / "truth.tsv")
     return results
+
+
+def make_pictures(results: Results, number: int) -> None:
+    """Run ``pictures`` on the first scans alone."""
+    table = results.root.parent / "few" / "batch-0001.tsv"
+    tsv.write(batch.read(results.batch("segment", "0001")).head(number), table)
+    assert cli.main(["pictures", str(table), "--out", str(results.root)]) == 0
 
 
 def run_statistics(results: Results) -> None:

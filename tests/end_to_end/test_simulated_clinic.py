@@ -103,6 +103,11 @@ def test_nothing_outside_private_names_a_patient(study: Study) -> None:
     assert leaks.find(places, wanted) == []
 
 
+def test_every_scan_has_a_page_with_pictures(study: Study) -> None:
+    for scan_id in tsv.read(study.results.gate)["scan_id"]:
+        assert all(study.results.scan_page(scan_id, kind=kind).is_file() for kind in ("html", "png", "js"))
+
+
 def test_second_run_does_nothing(study: Study) -> None:
     before = study.state()
     assert "Nothing to be done" in study.run()

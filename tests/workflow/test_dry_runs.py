@@ -101,7 +101,8 @@ def test_a_study_that_joins_a_patient_schedules_the_inventory(tmp_path: Path, ki
     ("given", "expected"),
     [
         (["dicmo=x"], "dicmo"),
-        (["dicom=."], None),
+        (["dicom=export.zip"], None),
+        (["bids=export.zip"], "export.zip is not a folder"),
         (["dicom=.", "batch_size=many"], "batch_size"),
         (["dicom=.", "groups={levels: [AD, AD]}"], "levels"),
         (["dicom=.", "bids=."], "both are set"),
@@ -110,6 +111,7 @@ def test_a_study_that_joins_a_patient_schedules_the_inventory(tmp_path: Path, ki
     ],
 )
 def test_wrong_configuration_is_named(tmp_path: Path, given: list[str], expected: str | None) -> None:
+    (tmp_path / "export.zip").touch()
     result = snakemake(tmp_path, "--dry-run", "--cores", "1", "--config", *given)
     if expected is None:
         assert result.returncode == 0
@@ -171,7 +173,7 @@ def planned(result: subprocess.CompletedProcess[str]) -> set[str]:
         ("mgh-ageing", set()),
         ("adni-volumetry", {"groups"}),
         ("adni-superresolution", {"groups"}),
-        ("brats-registration", set()),
+        ("brats-registration", {"register_cohort", "collect_landmark_errors", "landmarks"}),
         ("brats-atlas", set()),
         ("atlas-stroke", {"asymmetry"}),
     ],
@@ -247,7 +249,7 @@ def test_documented_real_data_are_planned(tmp_path: Path, experiment: str, real:
     expected = {
         "adni-volumetry": {"groups"},
         "adni-superresolution": {"groups"},
-        "brats-registration": {"landmarks"},
+        "brats-registration": {"register_cohort", "collect_landmark_errors", "landmarks"},
         "brats-atlas": {"lesion_map"},
         "atlas-stroke": {"lesion_map", "asymmetry"},
     }

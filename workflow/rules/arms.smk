@@ -53,7 +53,12 @@ rule compare_arms:
         RESULTS.statistics("arms") / "groups.tsv",
         RESULTS.statistics("arms") / "groups_methods.tsv",
         RESULTS.statistics("arms") / "groups.json",
-        RESULTS.statistics("arms") / "groups.png",
+        report(
+            RESULTS.statistics("arms") / "groups.png",
+            caption="../report/arms.rst",
+            category="Statistics",
+            labels={"figure": "groups by every arm"},
+        ),
     log:
         "logs/compare_arms.log",
     benchmark:

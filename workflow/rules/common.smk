@@ -12,7 +12,7 @@ from snakemake.utils import validate
 
 from analysis.intake import folders
 from analysis.backends.registry import BACKENDS
-from analysis.layout import Private, Results, segment_stage
+from analysis.layout import PICTURES, Private, Results, segment_stage
 from analysis.simulate import clinic
 from synthsr.errors import ConfigurationError
 from synthsr.files import sha256
@@ -69,14 +69,15 @@ def source_format(wildcards=None):
     given = [kind for kind in ("dicom", "bids") if config[kind]]
     if len(given) != 1:
         raise WorkflowError(
-            "Give the input as --config dicom=FOLDER (DICOM files, any nesting) or --config bids=FOLDER "
-            f"(BIDS dataset); {'both are' if given else 'neither is'} set. "
+            "Give the input as --config dicom=SOURCE (folder of DICOM files and archives, an archive, or a DICOMDIR) or "
+            f"--config bids=FOLDER (BIDS dataset); {'both are' if given else 'neither is'} set. "
             "Simulated patients: --config clinic=config/clinic.yaml. Networks are trained by the target train with --config training=FILE."
         )
-    folder = Path(config[given[0]])
-    if not folder.is_dir():
+    path, is_dicom = Path(config[given[0]]), given[0] == "dicom"
+    if not (path.is_dir() or (is_dicom and path.is_file())):
+        what = "a folder, archive or DICOMDIR" if is_dicom else "a folder"
         raise WorkflowError(
-            f"{given[0]}: {folder} is not a folder. Relative paths start at --directory ({Path.cwd()}); "
+            f"{given[0]}: {path} is not {what}. Relative paths start at --directory ({Path.cwd()}); "
             "an absolute path is safer."
         )
     return given[0]
@@ -88,17 +89,17 @@ if not config["training"]:
 
 
 def source(wildcards):
-    """Folder of the input."""
+    """Folder of the input, or its archive or DICOMDIR."""
     return CLINIC / "dicom" if IS_SIMULATED else config[source_format()]
 
 
 def source_or_table(wildcards):
-    """What the inventory waits for: the folder, or the last table of a clinic to be simulated first."""
+    """What the inventory waits for: the source, or the last table of a clinic to be simulated first."""
     return CLINIC / "scans.tsv" if IS_SIMULATED else source(wildcards)
 
 
 def source_state(wildcards):
-    """What the inventory must see: the time of the source's folder tells of its top level only."""
+    """What the inventory must see: the time of a folder tells of its top level only."""
     return (
         "simulated"
         if IS_SIMULATED
@@ -109,6 +110,12 @@ def source_state(wildcards):
 def weights_hash(network):
     """SHA-256 of configured weights: a change remakes what they made."""
     return sha256(locate(config["weights"][network]))
+
+
+def multichannel_hash():
+    """The same of the weights that take several scans of a session, if there are any."""
+    weights = config["multichannel"]["weights"]
+    return sha256(locate(weights)) if weights else None
 
 
 def batches(stage):
@@ -179,6 +186,58 @@ def tool_options(backend):
     return words
 
 
+def registration_shards(task):
+    """Tables of a task of registration, a job each."""
+    numbers = range(1, config["registration"]["shards"] + 1)
+    return [RESULTS.registered(task, number) for number in numbers]
+
+
+def registration_tables():
+    """Tables of what the study asks to be registered."""
+    asked = {
+        "align": config["registration"]["align"],
+        "longitudinal": config["registration"]["longitudinal"],
+        "landmarks": config["registration"]["points"],
+    }
+    return [
+        table
+        for task, given in asked.items()
+        if given
+        for table in registration_shards(task)
+    ]
+
+
+def registration_options(task, points):
+    """Command-line words of a task of registration."""
+    keys = config["registration"]
+    if task == "landmarks":
+        # Written with the inventory, which the gate comes after.
+        return [
+            "--points",
+            points,
+            "--links",
+            PRIVATE.sessions,
+            "--spacing-mm",
+            *keys["landmark_spacings_mm"],
+        ]
+    if task == "longitudinal":
+        return [
+            "--transform",
+            keys["longitudinal"],
+            "--through",
+            keys["through"],
+            "--spacing-mm",
+            keys["spacing_mm"],
+        ]
+    return []
+
+
+def landmark_errors():
+    """Table of errors at landmarks: made elsewhere, or by this study's own registrations."""
+    own = RESULTS.landmark_errors if config["registration"]["points"] else []
+    return config["landmarks"] or own
+
+
 def statistics_tables():
     """Tables of every analysis of this study."""
     tables = [
@@ -198,7 +257,7 @@ def statistics_tables():
             tables.append(RESULTS.statistics("arms") / "groups.tsv")
     if config["lesions"]:
         tables.append(RESULTS.statistics("asymmetry") / "asymmetry.tsv")
-    if config["landmarks"]:
+    if landmark_errors():
         tables.append(RESULTS.statistics("landmarks") / "landmarks.tsv")
     if config["lesion_map"]["masks"]:
         tables.append(RESULTS.statistics("lesion-map") / "lesions.tsv")
@@ -268,6 +327,12 @@ def lesions_of_clinic(file):
         raise WorkflowError(f"clinic: {error}")
     has_lesions = any(group.diagnosis in ("Stroke", "Tumour") for group in groups)
     return [CLINIC / "lesions.tsv"] if has_lesions else []
+
+
+def landmarks_of_clinic(file):
+    """Table of landmarks that a clinic's configuration gives: of patients with several sessions."""
+    has_landmarks = any(group.sessions > 1 for group in clinic.read(file).groups)
+    return [CLINIC / "landmarks.tsv"] if has_landmarks else []
 
 
 def trained_networks(file):

@@ -13,6 +13,7 @@ if config["clinic"]:
             CLINIC / "scans.tsv",
             CLINIC / "clinic.json",
             lesions_of_clinic(CLINIC_FILE),
+            landmarks_of_clinic(CLINIC_FILE),
         log:
             "logs/simulate.log",
         benchmark:

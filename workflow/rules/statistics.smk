@@ -10,7 +10,12 @@ rule harmonise:
         RESULTS.statistics("harmonise-{level}") / "volumes.tsv",
         RESULTS.statistics("harmonise-{level}") / "harmonise_sites.tsv",
         RESULTS.statistics("harmonise-{level}") / "harmonise.json",
-        RESULTS.statistics("harmonise-{level}") / "harmonise.png",
+        report(
+            RESULTS.statistics("harmonise-{level}") / "harmonise.png",
+            caption="../report/harmonise.rst",
+            category="Statistics",
+            labels={"figure": "harmonise, {level}"},
+        ),
     log:
         "logs/harmonise-{level}.log",
     benchmark:
@@ -37,7 +42,12 @@ rule ageing:
         RESULTS.statistics("ageing-{level}") / "ageing_curves.tsv",
         RESULTS.statistics("ageing-{level}") / "ageing_scores.tsv",
         RESULTS.statistics("ageing-{level}") / "ageing.json",
-        RESULTS.statistics("ageing-{level}") / "ageing.png",
+        report(
+            RESULTS.statistics("ageing-{level}") / "ageing.png",
+            caption="../report/ageing.rst",
+            category="Statistics",
+            labels={"figure": "ageing, {level}"},
+        ),
     log:
         "logs/ageing-{level}.log",
     benchmark:
@@ -64,8 +74,18 @@ rule agreement:
         RESULTS.statistics("agreement") / "agreement_pearson.tsv",
         RESULTS.statistics("agreement") / "agreement_slopes.tsv",
         RESULTS.statistics("agreement") / "agreement.json",
-        RESULTS.statistics("agreement") / "agreement.png",
-        RESULTS.statistics("agreement") / "agreement_differences.png",
+        report(
+            RESULTS.statistics("agreement") / "agreement.png",
+            caption="../report/agreement.rst",
+            category="Statistics",
+            labels={"figure": "agreement"},
+        ),
+        report(
+            RESULTS.statistics("agreement") / "agreement_differences.png",
+            caption="../report/agreement_differences.rst",
+            category="Statistics",
+            labels={"figure": "agreement differences"},
+        ),
     log:
         "logs/agreement.log",
     benchmark:
@@ -89,7 +109,12 @@ rule groups:
     output:
         RESULTS.statistics("groups") / "groups.tsv",
         RESULTS.statistics("groups") / "groups.json",
-        RESULTS.statistics("groups") / "groups.png",
+        report(
+            RESULTS.statistics("groups") / "groups.png",
+            caption="../report/groups.rst",
+            category="Statistics",
+            labels={"figure": "groups"},
+        ),
     log:
         "logs/groups.log",
     benchmark:
@@ -115,7 +140,12 @@ rule asymmetry:
     output:
         RESULTS.statistics("asymmetry") / "asymmetry.tsv",
         RESULTS.statistics("asymmetry") / "asymmetry.json",
-        RESULTS.statistics("asymmetry") / "asymmetry.png",
+        report(
+            RESULTS.statistics("asymmetry") / "asymmetry.png",
+            caption="../report/asymmetry.rst",
+            category="Statistics",
+            labels={"figure": "asymmetry"},
+        ),
     log:
         "logs/asymmetry.log",
     benchmark:
@@ -133,12 +163,17 @@ rule asymmetry:
 
 rule landmarks:
     input:
-        errors=config["landmarks"] or [],
+        errors=landmark_errors(),
     output:
         RESULTS.statistics("landmarks") / "landmarks.tsv",
         RESULTS.statistics("landmarks") / "landmarks_tests.tsv",
         RESULTS.statistics("landmarks") / "landmarks.json",
-        RESULTS.statistics("landmarks") / "landmarks.png",
+        report(
+            RESULTS.statistics("landmarks") / "landmarks.png",
+            caption="../report/landmarks.rst",
+            category="Statistics",
+            labels={"figure": "landmarks"},
+        ),
     log:
         "logs/landmarks.log",
     benchmark:
@@ -165,7 +200,12 @@ rule lesion_map:
         RESULTS.statistics("lesion-map") / "lesion_count.nii.gz",
         RESULTS.statistics("lesion-map") / "lesion_probability.nii.gz",
         RESULTS.statistics("lesion-map") / "lesion_map.json",
-        RESULTS.statistics("lesion-map") / "lesion_map.png",
+        report(
+            RESULTS.statistics("lesion-map") / "lesion_map.png",
+            caption="../report/lesion_map.rst",
+            category="Statistics",
+            labels={"figure": "lesion map"},
+        ),
     log:
         "logs/lesion_map.log",
     benchmark:
@@ -201,7 +241,12 @@ rule tbm:
         RESULTS.statistics("tbm") / "tbm_median_difference.nii.gz",
         RESULTS.statistics("tbm") / "tbm_auroc.nii.gz",
         RESULTS.statistics("tbm") / "tbm.json",
-        RESULTS.statistics("tbm") / "tbm.png",
+        report(
+            RESULTS.statistics("tbm") / "tbm.png",
+            caption="../report/tbm.rst",
+            category="Statistics",
+            labels={"figure": "tbm"},
+        ),
     log:
         "logs/tbm.log",
     benchmark:
@@ -227,7 +272,12 @@ rule thickness:
         RESULTS.statistics("thickness") / "thickness_effects.tsv",
         RESULTS.statistics("thickness") / "thickness_means.tsv",
         RESULTS.statistics("thickness") / "thickness.json",
-        RESULTS.statistics("thickness") / "thickness.png",
+        report(
+            RESULTS.statistics("thickness") / "thickness.png",
+            caption="../report/thickness.rst",
+            category="Statistics",
+            labels={"figure": "thickness"},
+        ),
     log:
         "logs/thickness.log",
     benchmark:

@@ -22,7 +22,9 @@ rule synthesise:
         weights=config["weights"]["synthsr"],
         weights_hash=weights_hash("synthsr"),
         device=config["device"],
+        arithmetic=config["arithmetic"],
     shell:
         "python -m analysis synthesise {input:q} --out {params.results:q} --synthesiser {params.synthesiser}"
-        " --weights {params.weights:q} --device {params.device:q} --threads {threads} {params.options:q}"
+        " --weights {params.weights:q} --device {params.device:q} --arithmetic {params.arithmetic}"
+        " --threads {threads} {params.options:q}"
         " > {log:q} 2>&1"
