@@ -112,10 +112,11 @@ def compare(source: Path, folder: Path, *, n_kills: int, batch_size: int, seed: 
     rng = np.random.default_rng(seed)
     rows = []
     while len(rows) < n_kills:
-        # What is done is not done again, so that later runs are shorter.
-        after_s = rng.uniform(0, needed_s * (1 - len(rows) / n_kills))
+        # What is done is not done again: kills spread over the whole, on average.
+        after_s = rng.uniform(0, 2 * needed_s / n_kills)
         if not killed(source, disturbed, after_s=after_s, batch_size=batch_size):
             needed_s *= 0.8
+            continue
         rows.append({"after_s": round(after_s, 2), "n_files": len(contents(disturbed)), "differing": tsv.MISSING})
         rows[-1]["half_written"] = len(list(half_written(disturbed)))
     intake(source, disturbed, batch_size=batch_size)
