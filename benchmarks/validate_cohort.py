@@ -9,8 +9,8 @@ scan, ageing of the controls. Called again it goes on where it stopped: patients
 are not made again (after a run that was killed, first ``snakemake --unlock --directory DIR/synthsr --configfile
 DIR/synthsr/config.yaml``, or of ``cubic``). Another base anatomy is a key of the clinic's configuration (``anatomy``).
 
-Of the 64 patients (256 scans) SynthSR and segmentation took 17 seconds a scan beside other work on two cores, simulation
-about 25 seconds of the processor a patient; 4 GB of disk.
+Of the 64 patients (256 scans) SynthSR and segmentation took 17 seconds a scan beside other work on two cores, the
+simulation about 25 seconds of the processor a patient; 4 GB of disk.
 """
 
 from __future__ import annotations
