@@ -21,6 +21,7 @@ include: "workflow/rules/synthsr.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/qc.smk"
 include: "workflow/rules/register.smk"
+include: "workflow/rules/atlas.smk"
 include: "workflow/rules/statistics.smk"
 include: "workflow/rules/arms.smk"
 include: "workflow/rules/report.smk"
@@ -39,6 +40,7 @@ localrules:
     segmentation,
     volumes,
     registration,
+    atlas,
     statistics,
     train,
 
@@ -48,6 +50,7 @@ rule all:
     input:
         RESULTS.report,
         registration_tables(),
+        atlas_tables(),
 
 
 # One target per stage.
@@ -74,6 +77,12 @@ rule volumes:
 rule registration:
     input:
         registration_tables(),
+        atlas_tables(),
+
+
+rule atlas:
+    input:
+        atlas_tables(),
 
 
 rule statistics:

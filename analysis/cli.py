@@ -38,6 +38,7 @@ COMMANDS = {
     "align": "analysis.registration.align",
     "register": "analysis.registration.command",
     "register-cohort": "analysis.registration.cohort",
+    "atlas": "analysis.atlas.command",
     "pictures": "analysis.report.scan_pictures",
     "report": "analysis.report.command",
 }

@@ -82,6 +82,26 @@ _TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
         "Errors at landmarks: a row per landmark and registration.",
         ("registration.cohort:ERROR_COLUMNS",),
     ),
+    "atlas/members.tsv": (
+        "Who takes part in the atlas: a row per person; paths are relative to the table's folder.",
+        ("atlas.members:COLUMNS",),
+    ),
+    "atlas/scans.tsv": (
+        "Other scans that are carried along: a row per person and contrast.",
+        ("atlas.members:SCAN_COLUMNS",),
+    ),
+    "atlas/rounds.tsv": (
+        "How the atlas was built: a row per round.",
+        ("round", "kind", "members", "change", "sharpness", "variability", "mean_displacement_mm", "converged"),
+    ),
+    "atlas/quality.tsv": (
+        "How well everybody lies on the atlas: a row per person.",
+        ("participant_id", "scan_id", "atlas.collect:QUALITY", "outlier", "reason"),
+    ),
+    "atlas/outliers.tsv": (
+        "Those that do not, as config/exclusions.tsv has it.",
+        ("scan_id", "included", "reason"),
+    ),
     "statistics/ageing-LEVEL/ageing_curves.tsv": (
         "Curves of the figure; LEVEL is scans or sessions. The JSON file beside it has method and sources, as in every "
         "folder of statistics.",
@@ -133,7 +153,7 @@ _TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "statistics/lesion-map/lesion_maxima.tsv": (
         "Maxima of the maps.",
-        ("statistics.lesion_map:MAXIMA_COLUMNS",),
+        ("statistics.lesion_map:MAXIMA_COLUMNS", "statistics.imageset:MNI_COLUMNS"),
     ),
     "statistics/lesion-map/lesion_regions.tsv": (
         "The maps by region of an atlas.",
@@ -141,7 +161,7 @@ _TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "statistics/tbm/tbm_maxima.tsv": (
         "Maxima of the voxel-wise comparison.",
-        ("statistics.tbm:MAXIMA_COLUMNS",),
+        ("statistics.tbm:MAXIMA_COLUMNS", "statistics.imageset:MNI_COLUMNS"),
     ),
     "statistics/thickness/thickness_means.tsv": (
         "Mean thickness: a row per person and hemisphere.",

@@ -48,6 +48,11 @@ def sidecar_of(image: Path) -> Path:
     return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
 
 
+def shard_name(shard: int) -> str:
+    """Name of the table of a shard of participants: ``shard-0001.tsv``."""
+    return f"shard-{shard:04d}.tsv"
+
+
 @dataclass(frozen=True)
 class Results:
     """Paths below the results folder of a study.
@@ -159,7 +164,7 @@ class Results:
 
     def registered(self, task: str, shard: int) -> Path:
         """Table of one shard of such a task."""
-        return self.registration(task) / f"shard-{shard:04d}.tsv"
+        return self.registration(task) / shard_name(shard)
 
     def aligned(self, scan_id: str) -> Path:
         """Scan whose header lays it on its session's reference scan."""
@@ -174,6 +179,11 @@ class Results:
     def landmark_errors(self) -> Path:
         """Errors of registration at landmarks, directly and through SynthSR."""
         return self.registration("landmarks") / "errors.tsv"
+
+    @property
+    def atlas(self) -> Path:
+        """Folder of the study's atlas; what lies below it: :mod:`analysis.atlas.folder`."""
+        return self.root / "atlas"
 
     def arm(self, name: str) -> Path:
         """Volumes of one arm of a comparison, one row per session and structure."""

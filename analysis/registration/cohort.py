@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TASKS = ("align", "longitudinal", "landmarks", "collect")
 #: Raise when the output of unchanged scans with unchanged programs changes.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 #: Which scan of a session the others are laid on: the first contrast there is, of it the finest.
 REFERENCES = ("T1w", "T2w", "FLAIR", "PDw", "ct")
 METHODS = ("direct", "synthsr")
@@ -399,15 +399,7 @@ def read_points(path: Path, links: Path | None = None) -> dict[tuple[str, str], 
         return found
     columns, signs = points.LAYOUTS[0]
     table = tsv.read(path, columns=columns, numbers=columns[1:])
-    if links is not None and "study_uid" in table:
-        known = tsv.read(links, columns=(*SESSION, "study_uid"))[[*SESSION, "study_uid"]]
-        table = table[["study_uid", *columns]].merge(known, on="study_uid")
-    lacking = [column for column in SESSION if column not in table]
-    if lacking:
-        raise DataError(
-            f"{path}: lacks the column {', '.join(lacking)}; name sessions by participant_id and session_id, or by "
-            "study_uid and --links the study's private table of sessions"
-        )
+    table = with_sessions(table, path, links)
     places = table[list(columns[1:])].to_numpy(dtype=float)
     if not np.isfinite(places).all():
         line = int((~np.isfinite(places)).any(axis=1).argmax()) + 2
@@ -418,6 +410,36 @@ def read_points(path: Path, links: Path | None = None) -> dict[tuple[str, str], 
         )
         for (participant, session), rows in table.groupby(list(SESSION), sort=True)
     }
+
+
+def with_sessions(table: pd.DataFrame, path: Path, links: Path | None) -> pd.DataFrame:
+    """A table whose rows are of sessions, with ``participant_id`` and ``session_id``.
+
+    Parameters
+    ----------
+    table, path
+        As read, with these columns or with ``study_uid``; where from.
+    links
+        Table of ``participant_id``, ``session_id`` and ``study_uid``, for a table of the last: rows of studies that it
+        does not know are left out.
+
+    Raises
+    ------
+    DataError
+        If the columns are missing.
+    """
+    from .. import tsv
+
+    if links is not None and "study_uid" in table:
+        known = tsv.read(links, columns=(*SESSION, "study_uid"))[[*SESSION, "study_uid"]]
+        table = table.drop(columns=[name for name in SESSION if name in table]).merge(known, on="study_uid")
+    lacking = [column for column in SESSION if column not in table]
+    if lacking:
+        raise DataError(
+            f"{path}: lacks the column {', '.join(lacking)}; name sessions by participant_id and session_id, or by "
+            "study_uid and --links the study's private table of sessions"
+        )
+    return table
 
 
 def collect_errors(results: Results) -> pd.DataFrame:

@@ -25,6 +25,9 @@ from .transforms import Field, Grid, Matrix, Transform
 KINDS = ("rigid", "affine", "svf")
 #: Standard deviation of the Gaussian within which correlation is local.
 LNCC_SD_MM = 5.0
+#: Blocks are matched voxel by voxel, which leaves up to half of one. Scans without a voxel side below this are matched
+#: once more with voxels of half the size, by this percentage of the blocks and so many times.
+COARSE_MM, FINE_BLOCKS_PERCENT, FINE_ITERATIONS = 1.25, 10, 2
 #: Volume that an affine may make of a voxel; beyond it has lost the head.
 LEAST_SCALE, LARGEST_SCALE = 0.3, 3.0
 #: Part of the fixed scan's voxels whose place the moving scan must hold.
@@ -142,17 +145,38 @@ def register(
     with niftyreg.workspace() as folder:
         matrix = _linear(fixed, moving, settings, folder, fixed_mask, moving_mask, initial)
         _check_overlap(fixed, moving, matrix)
-        if settings.kind != "svf":
-            return Registration(transforms.linear(matrix), transforms.linear(transforms.inverse(matrix)))
-        # The affine goes into the moving scan's header, so that the velocity field holds what is left.
-        aligned = Image(
-            moving.name, moving.data, Grid(moving.grid.shape, transforms.inverse(matrix) @ moving.grid.affine)
-        )
-        mask = moving_mask and Image(moving_mask.name, moving_mask.data, aligned.grid)
+    if settings.kind != "svf":
+        return Registration(transforms.linear(matrix), transforms.linear(transforms.inverse(matrix)))
+    return bend(fixed, moving, matrix, settings=settings, fixed_mask=fixed_mask, moving_mask=moving_mask)
+
+
+def bend(
+    fixed: Image,
+    moving: Image,
+    matrix: Matrix,
+    *,
+    settings: Settings,
+    fixed_mask: Image | None = None,
+    moving_mask: Image | None = None,
+) -> Registration:
+    """Find the velocity field that is left between two scans whose linear transform is known.
+
+    Parameters
+    ----------
+    fixed, moving, fixed_mask, moving_mask
+        As in :func:`register`.
+    matrix
+        Shape (4, 4), mm RAS, from points of the fixed to places in the moving scan.
+    settings
+        Of kind ``svf``.
+    """
+    # The affine goes into the moving scan's header, so that the velocity field holds what is left.
+    aligned, mask = _placed(moving, matrix), moving_mask and _placed(moving_mask, matrix)
+    with niftyreg.workspace() as folder:
         field, back, velocities = _nonlinear(fixed, aligned, settings, folder, fixed_mask, mask)
-        return Registration(
-            Transform(np.eye(4), field, matrix), Transform(transforms.inverse(matrix), back, np.eye(4)), *velocities
-        )
+    return Registration(
+        Transform(np.eye(4), field, matrix), Transform(transforms.inverse(matrix), back, np.eye(4)), *velocities
+    )
 
 
 def register_midway(
@@ -334,13 +358,42 @@ def _linear(
     initial: Matrix | None,
 ) -> Matrix:
     """Rigid or affine matrix from fixed to moving, by block matching."""
+    start = np.eye(4)
+    if initial is not None:
+        _check_overlap(fixed, moving, initial)
+        start = initial
+    # The start goes into the moving scan's header: reg_aladin takes means of matrices in log space, where half a circle
+    # has no place.
+    moving, moving_mask = _placed(moving, start), moving_mask and _placed(moving_mask, start)
     inputs = _inputs(fixed, moving, folder, fixed_mask, moving_mask)
     if settings.kind == "rigid":
         inputs["rig_only_flag"] = True
     if initial is not None:
-        _check_overlap(fixed, moving, initial)
-        transforms.write_matrix(initial, folder / "initial.txt")
-        inputs["in_aff_file"] = str(folder / "initial.txt")
+        transforms.write_matrix(np.eye(4), folder / "start.txt")
+        inputs["in_aff_file"] = str(folder / "start.txt")
+    matrix = _matched(inputs, settings, folder)
+    if min(scan.grid.spacing_mm.min() for scan in (fixed, moving)) >= COARSE_MM:
+        transforms.write_matrix(matrix, folder / "coarse.txt")
+        scans = [_halved(scan, settings.threads) for scan in (fixed, moving)]
+        masks = [mask and _halved_mask(mask) for mask in (fixed_mask, moving_mask)]
+        inputs = _inputs(scans[0], scans[1], folder, masks[0], masks[1]) | {
+            "in_aff_file": str(folder / "coarse.txt"),
+            "ln_val": 1,
+            "v_val": FINE_BLOCKS_PERCENT,
+            "maxit_val": FINE_ITERATIONS,
+            "rig_only_flag" if settings.kind == "rigid" else "aff_direct_flag": True,
+        }
+        matrix = _matched(inputs, settings, folder)
+    return np.asarray(start @ matrix)
+
+
+def _placed(image: Image, matrix: Matrix) -> Image:
+    """An image of the moving scan's space where a matrix (fixed to moving) puts it in the fixed scan's."""
+    return Image(image.name, image.data, Grid(image.grid.shape, transforms.inverse(matrix) @ image.grid.affine))
+
+
+def _matched(inputs: dict[str, Any], settings: Settings, folder: Path) -> Matrix:
+    """What block matching finds."""
     out = folder / "affine.txt"
     niftyreg.call(
         "reg_aladin",
@@ -353,6 +406,25 @@ def _linear(
         outputs=("aff_file",),
     )
     return transforms.read_matrix(out)
+
+
+def _half_grid(grid: Grid) -> Grid:
+    """The same field of view in voxels of half the size."""
+    x, y, z = grid.shape
+    affine = grid.affine @ np.diag([0.5, 0.5, 0.5, 1.0])
+    affine[:3, 3] = transforms.move(grid.affine, np.full(3, -0.25))
+    return Grid((2 * x, 2 * y, 2 * z), affine)
+
+
+def _halved(scan: Image, threads: int) -> Image:
+    """A scan in voxels of half the size, by cubic splines."""
+    grid = _half_grid(scan.grid)
+    return Image(scan.name, resample(scan, transforms.linear(np.eye(4)), grid, threads=threads), grid)
+
+
+def _halved_mask(mask: Image) -> Image:
+    """A mask in voxels of half the size."""
+    return Image(mask.name, mask.data.repeat(2, 0).repeat(2, 1).repeat(2, 2), _half_grid(mask.grid))
 
 
 def _nonlinear(

@@ -17,6 +17,8 @@ from synthsr import io
 from synthsr.preprocess import Grid
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .voxelwise import Array
 
 #: Corresponding voxels of images "on one grid" lie within this distance (mm).
@@ -211,6 +213,29 @@ def maxima(values: Array, affine: Array) -> list[tuple[tuple[int, int, int], tup
         if len(chosen) < MAXIMA and min(apart, default=np.inf) >= MAXIMUM_REACH_MM:
             chosen.append(((i, j, k), (x_mm, y_mm, z_mm)))
     return chosen
+
+
+#: Columns of places in MNI space, beside those in the images' own.
+MNI_COLUMNS = ("x_mni_mm", "y_mni_mm", "z_mni_mm")
+
+
+def add_mni(table: pd.DataFrame, matrix: Path | None) -> pd.DataFrame:
+    """Add :data:`MNI_COLUMNS` to a table with ``x_mm``, ``y_mm``, ``z_mm``, if there is a matrix.
+
+    Parameters
+    ----------
+    table
+        Places in the images' space.
+    matrix
+        Text of four rows, from there to MNI space in mm, RAS, as ``atlas`` leaves it.
+    """
+    if matrix is None:
+        return table
+    from analysis.registration import transforms
+
+    places = table[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=float).reshape(-1, 3)
+    moved = np.round(transforms.move(transforms.read_matrix(matrix), places), 1) + 0.0
+    return table.assign(**dict(zip(MNI_COLUMNS, moved.T, strict=True)))
 
 
 def resampled(path: Path, grid: Grid) -> npt.NDArray[np.float32]:

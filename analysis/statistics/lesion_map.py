@@ -118,6 +118,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--atlas", type=Path, metavar="LABELS.nii.gz", help="regions, on the masks' grid")
     parser.add_argument("--atlas-names", type=Path, metavar="NAMES.txt", help="lines of a number and a name")
     parser.add_argument("--template", type=Path, metavar="IMAGE", help="image of the same space, for the figure")
+    parser.add_argument("--mni-affine", type=Path, metavar="MATRIX.txt", help="from the images' space to MNI space, as "
+                        "atlas leaves it: maxima are told in both")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -169,7 +171,7 @@ def run(arguments: argparse.Namespace) -> None:
         io.save((count / len(paths)).astype(np.float32), grid, out / f"{_file_stem(name)}_probability.nii.gz")
     tables = {
         "lesions.tsv": volumes,
-        "lesion_maxima.tsv": list_maxima(survey, symptom, atlas, regions),
+        "lesion_maxima.tsv": imageset.add_mni(list_maxima(survey, symptom, atlas, regions), arguments.mni_affine),
         "lesion_regions.tsv": pd.DataFrame(
             list_regions(survey, atlas, regions, len(paths)) if atlas is not None else [], columns=list(REGION_COLUMNS)
         ),

@@ -76,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for maps, table and figure")
     parser.add_argument("--mask", type=Path, metavar="IMAGE", help="test where it is not zero (same grid)")
     parser.add_argument("--template", type=Path, metavar="IMAGE", help="image of the same space, for the figure")
+    parser.add_argument("--mni-affine", type=Path, metavar="MATRIX.txt", help="from the images' space to MNI space, as "
+                        "atlas leaves it: maxima are told in both")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -112,7 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     for name, background in (("z", 0.0), ("p_fdr", 1.0), ("median_difference", 0.0), ("auroc", 0.5)):
         io.save(found.spread(getattr(found, name), grid.shape, background), grid, out / f"tbm_{name}.nii.gz")
-    tsv.write(list_maxima(found, grid), out / "tbm_maxima.tsv")
+    tsv.write(imageset.add_mni(list_maxima(found, grid), arguments.mni_affine), out / "tbm_maxima.tsv")
     figures.write(draw(found, grid, arguments), out / "tbm.png")
     significant = found.p_fdr <= ALPHA
     files.write_json(

@@ -37,6 +37,27 @@ IS_SIMULATED = bool(config["clinic"]) and not (config["dicom"] or config["bids"]
 if IS_SIMULATED:
     config["truth"] = config["truth"] or str(CLINIC / "truth.tsv")
 
+# Analyses of the study's own atlas, which is asked for by the word, take what they need from it.
+OF_ATLAS = {
+    "lesion_map.masks": {
+        "atlas": "labels.nii.gz",
+        "atlas_names": "labels.txt",
+        "template": "template_T1w.nii.gz",
+    },
+    "tbm.images": {"mask": "brain.nii.gz", "template": "template_T1w.nii.gz"},
+}
+for key, names in OF_ATLAS.items():
+    section, name = key.split(".")
+    if config[section][name] == "atlas":
+        if not config["atlas"]["make"]:
+            raise WorkflowError(
+                f"{key} is atlas, but atlas.make is false; set it to true."
+            )
+        open_keys = {key: RESULTS.atlas / file for key, file in names.items()}
+        given_keys = {key: value for key, value in config[section].items() if value}
+        config[section] = {**config[section], **open_keys, **given_keys}
+
+
 # Commands run in the environment that Snakemake runs in, whether or not it is activated.
 shell.prefix(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
@@ -232,6 +253,11 @@ def registration_options(task, points):
     return []
 
 
+def atlas_tables():
+    """What an atlas ends in, if the study asks for one."""
+    return [RESULTS.atlas / "atlas.json"] if config["atlas"]["make"] else []
+
+
 def landmark_errors():
     """Table of errors at landmarks: made elsewhere, or by this study's own registrations."""
     own = RESULTS.landmark_errors if config["registration"]["points"] else []
@@ -291,15 +317,36 @@ def arm_options(name):
 
 
 def matching(key):
-    """Files that match the pattern of a key such as ``tbm.images``; empty if the pattern is not set."""
+    """Files that match the pattern of a key such as ``tbm.images``; empty if the pattern is not set.
+
+    Of the study's own atlas, which is asked for by the word, what is made last.
+    """
     section, name = key.split(".")
     pattern = config[section][name]
+    if pattern == "atlas":
+        return atlas_tables()
     found = sorted(glob.glob(pattern, recursive=True)) if pattern else []
     if pattern and not found:
         raise WorkflowError(
             f"{key}: no file matches {pattern} (seen from {Path.cwd()})."
         )
     return found
+
+
+def images(key, found):
+    """What a command is told of the images of such a key: the files, or the atlas's folder of them."""
+    section, name = key.split(".")
+    folders = {"lesion_map": "lesions", "tbm": "logjac_affine"}
+    if config[section][name] == "atlas":
+        return RESULTS.atlas / folders[section]
+    return found
+
+
+def mni_affine(key):
+    """The atlas's affine to MNI space, if the images are the atlas's and it has one."""
+    section, name = key.split(".")
+    is_told = config[section][name] == "atlas" and config["atlas"]["mni"]
+    return RESULTS.atlas / "mni_affine.txt" if is_told else None
 
 
 def given(options):

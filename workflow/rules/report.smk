@@ -25,6 +25,8 @@ rule report:
         RESULTS.gate,
         RESULTS.volumes,
         statistics_tables(),
+        registration_tables(),
+        atlas_tables(),
         batches(PICTURES),
         exclusions=person_decisions(),
     output:

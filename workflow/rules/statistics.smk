@@ -213,6 +213,7 @@ rule lesion_map:
     conda:
         "../../envs/synthsr-cohort.yaml"
     params:
+        masks=lambda wildcards, input: images("lesion_map.masks", input.masks),
         # Options that are left out where their key is not set.
         options=lambda wildcards, input: given(
             {
@@ -221,11 +222,12 @@ rule lesion_map:
                 "--atlas": input.atlas,
                 "--atlas-names": input.atlas_names,
                 "--template": input.template,
+                "--mni-affine": mni_affine("lesion_map.masks"),
             }
         ),
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m analysis lesion-map {input.masks:q} {params.options:q} --out {params.folder:q} > {log:q} 2>&1"
+        "python -m analysis lesion-map {params.masks:q} {params.options:q} --out {params.folder:q} > {log:q} 2>&1"
 
 
 rule tbm:
@@ -255,12 +257,17 @@ rule tbm:
         "../../envs/synthsr-cohort.yaml"
     params:
         groups=config["tbm"]["groups"],
+        images=lambda wildcards, input: images("tbm.images", input.images),
         options=lambda wildcards, input: given(
-            {"--mask": input.mask, "--template": input.template}
+            {
+                "--mask": input.mask,
+                "--template": input.template,
+                "--mni-affine": mni_affine("tbm.images"),
+            }
         ),
         folder=subpath(output[0], parent=True),
     shell:
-        "python -m analysis tbm {input.images:q} --participants {input.participants:q} --groups {params.groups:q}"
+        "python -m analysis tbm {params.images:q} --participants {input.participants:q} --groups {params.groups:q}"
         " {params.options:q} --out {params.folder:q} > {log:q} 2>&1"
 
 

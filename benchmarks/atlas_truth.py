@@ -1,0 +1,140 @@
+"""An atlas of virtual tumour patients, through the whole pipeline, held against the true deformations.
+
+    python benchmarks/atlas_truth.py --out DIR --patients 20 --cores 2
+
+simulates patients with a tumour each (two series of 5 mm slices), runs the pipeline up to the atlas and the lesion
+map, and compares, over the template's brain: the lesion probability map with that of the true lesions, which are known
+on the base anatomy that every patient is deformed from; and where the members' transforms lead on that base, which is
+one place for every voxel if all people lie on each other. A run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from scipy import ndimage
+
+from analysis import tsv
+from analysis.atlas.folder import Folder
+from analysis.layout import Private, Results
+from analysis.registration.transforms import Field
+from analysis.simulate import anatomy, build, clinic, deform, heads, lesions, patients, render, vessels
+from synthsr import files
+
+ROOT = Path(__file__).parents[1]
+#: Of the study.
+SEED = 417
+SERIES = [{"kind": "T1w", "orientation": "axial"}, {"kind": "FLAIR", "orientation": "axial"}]
+
+
+def main() -> None:
+    """Run the study, then compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--patients", type=int, default=20)
+    parser.add_argument("--voxel-mm", type=float, default=3.0)
+    parser.add_argument("--spacing-mm", type=float, default=10.0)
+    parser.add_argument("--iterations", type=int, default=30)
+    parser.add_argument("--rounds", type=int, nargs=3, default=(1, 2, 3))
+    parser.add_argument("--cores", type=int, default=2)
+    arguments = parser.parse_args()
+    study = arguments.out / "study"
+    settings = write_settings(arguments)
+    subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", str(arguments.cores), "--snakefile", str(ROOT / "Snakefile"),
+         "--directory", str(study), "--configfile", str(settings), "--quiet", "rules", "--rerun-incomplete",
+         "results/statistics/lesion-map/lesion_map.json"],
+        check=True,
+    )  # fmt: skip
+    found = compare(study, arguments.out / "clinic.yaml")
+    files.write_json(arguments.out / "atlas_truth.json", found)
+    for name, value in found.items():
+        print(f"{name}: {value}")
+
+
+def write_settings(arguments: argparse.Namespace) -> Path:
+    """Write the clinic and the study's configuration."""
+    tumour = yaml.safe_load((ROOT / "config" / "clinic" / "tumour.yaml").read_text(encoding="utf-8"))
+    group = {k: v for k, v in tumour["groups"][0].items() if k != "interval_years"} | {"sessions": 1}
+    people = {**tumour, "seed": SEED, "patients": arguments.patients, "groups": [group], "series": SERIES}
+    files.write_text(arguments.out / "clinic.yaml", yaml.safe_dump(people))
+    experiment = yaml.safe_load((ROOT / "config" / "experiments" / "brats-atlas.yaml").read_text(encoding="utf-8"))
+    experiment["clinic"] = str((arguments.out / "clinic.yaml").resolve())
+    experiment["registration"] |= {"align": False, "shards": 2}
+    experiment["atlas"] |= {
+        "voxel_mm": arguments.voxel_mm,
+        "spacing_mm": arguments.spacing_mm,
+        "iterations": arguments.iterations,
+        "rounds": list(arguments.rounds),
+    }
+    path: Path = arguments.out / "config.yaml"
+    files.write_text(path, yaml.safe_dump(experiment))
+    return path
+
+
+def compare(study: Path, configuration: Path) -> dict[str, Any]:
+    """Pearson's correlation of the lesion probability with the truth, and how far members lie from each other."""
+    results = Results(study / "results")
+    folder = Folder(results.atlas)
+    brain = np.asarray(nib.load(folder.root / "brain.nii.gz").dataobj) > 0
+    known = tsv.read(Private(study / "private").sessions, columns=("participant_id", "study_uid"))
+    people = tsv.read(study / "clinic" / "sessions.tsv", columns=("patient_id", "study_uid"))
+    names = known.merge(people, on="study_uid").set_index("patient_id")["participant_id"]
+    configured = clinic.read(configuration)
+    loaded = anatomy.load(build.find_anatomies(anatomy.DEFAULT)[0], grid_mm=configured.grid_mm)
+    sinus = vessels.superior_sinus(loaded)
+    places, truth = [], np.zeros(loaded.numbers.shape)
+    for patient in patients.draw(configured):
+        name = names.get(patient.identifier)
+        if name is None or not folder.displacement(name).is_file():
+            print(f"{patient.identifier} is not in the atlas", file=sys.stderr)
+            continue
+        head = head_of(configured, loaded, sinus, patient)
+        field = Field.load(folder.displacement(name))
+        places.append(base_places(head, (field.grid.points() + field.displacement_mm)[brain]))
+        truth += np.asarray(head.lesion) > 0
+    every = np.stack(places)
+    middle = every.mean(axis=0)
+    true_share = ndimage.map_coordinates(truth / len(places), middle.T, order=1)
+    ours = nib.load(results.statistics("lesion-map") / "lesion_probability.nii.gz")
+    share = np.asarray(ours.dataobj, dtype=float)[brain]
+    apart = np.linalg.norm(every - middle, axis=-1)
+    rounds = tsv.read(folder.root / "rounds.tsv").to_dict("records")
+    return {
+        "members": len(places),
+        "lesion_pearson_r": float(np.corrcoef(share, true_share)[0, 1]),
+        "lesion_mean_probability": [float(share.mean()), float(true_share.mean())],
+        "apart_mean_mm": float(apart.mean()),
+        "apart_p95_mm": float(np.percentile(apart, 95)),
+        "outliers": len(tsv.read(folder.root / "outliers.tsv")),
+        "rounds": rounds,
+    }
+
+
+def head_of(configured: clinic.Clinic, loaded: anatomy.Anatomy, sinus: Any, patient: patients.Patient) -> render.Head:
+    """A patient's head at the first visit, as the simulation made it."""
+    visit = patient.visits[0]
+    lesion = lesions.draw(configured, loaded, patient)
+    prescribed = heads.prescribed(configured, loaded, patient, visit, lesion)
+    return heads.deformed(configured, loaded, patient, visit, log_ratio=prescribed, lesion=lesion, sinus=sinus)
+
+
+def base_places(head: render.Head, points_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Where points of the scanner (N, 3) lie in the base, in its voxels of 1 mm."""
+    grid = head.anatomy.grid_mm
+    undeformed = points_mm @ head.to_base[:, :3].T + head.to_base[:, 3]
+    nodes = torch.from_numpy(((undeformed - (grid - 1) / 2) / grid).astype(np.float32))
+    return np.asarray(undeformed + deform.sample(head.pull_mm, nodes).movedim(0, -1).numpy())
+
+
+if __name__ == "__main__":
+    main()
