@@ -1,4 +1,4 @@
-"""Command ``synthsr``: predict, segment, strip, head, generate, priors, train, weights."""
+"""Command ``synthsr``: predict, segment, strip, thicken, head, generate, priors, train, weights."""
 
 from __future__ import annotations
 
@@ -60,6 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="how far outside the brain to cut (default: %(default)g); more takes in more fluid",
     )  # fmt: skip
     strip.set_defaults(run=_strip)
+
+    thicken = commands.add_parser("thicken", help="a 1 mm scan as it would be in thick slices, for experiments")
+    thicken.add_argument("input", type=Path, metavar="IN", help="scan (NIfTI or MGZ), or a folder of scans")
+    thicken.add_argument("output", type=Path, metavar="OUT", help="output file, or folder if IN is a folder")
+    thicken.add_argument("--spacing-mm", type=float, required=True, metavar="MM", help="distance of the slices")
+    thicken.add_argument("--orientation", required=True, choices=("sagittal", "coronal", "axial"), help="of the slices")
+    thicken.set_defaults(run=_thicken)
 
     head = commands.add_parser("head", help="whole-head label map of a T1 scan: the two are a pair to train on")
     head.add_argument("t1", type=Path, metavar="T1", help="T1 scan with skull and skin (NIfTI or MGZ)")
@@ -261,6 +268,17 @@ def _strip(arguments: argparse.Namespace) -> None:
         )  # fmt: skip
 
     _for_each(jobs, work)
+
+
+def _thicken(arguments: argparse.Namespace) -> None:
+    from . import io
+    from .thicken import thicken
+
+    def work(source: Path, target: Path) -> None:
+        thick, grid = thicken(*io.load(source), spacing_mm=arguments.spacing_mm, orientation=arguments.orientation)
+        io.save(thick, grid, target)
+
+    _for_each(_jobs(arguments.input, arguments.output, f"_{arguments.spacing_mm:g}mm"), work)
 
 
 def _head(arguments: argparse.Namespace) -> None:

@@ -254,3 +254,15 @@ def test_left_is_left_in_real_data(data_folder):
     for number, name in names.items():
         mean = side[atlas == number].mean()
         assert mean < -0.5 if name.endswith("left") else mean > 0.5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "number"), [("soop/NIfTI/*.nii.gz", 20), ("ms/cs/patient*/GOLD_STANDARD*.nii.gz", 15)]
+)
+def test_real_masks_are_counted_exactly(data_folder, tmp_path, pattern, number):
+    """Masks in one space need no transform: every voxel's count is that of the files themselves."""
+    masks = sorted(data_folder.glob(pattern))[:number]
+    assert len(masks) == number
+    assert cli.main(["lesion-map", *map(str, masks), "--out", str(tmp_path)]) == 0
+    direct = np.sum([np.asarray(nib.load(mask).dataobj) > 0 for mask in masks], axis=0)
+    assert (np.asarray(nib.load(tmp_path / "lesion_count.nii.gz").dataobj) == direct).all()
