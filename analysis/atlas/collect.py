@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..registration.pairs import Image, Settings
 from ..registration.transforms import Grid
 from ..statistics import figures, imageset, voxelwise
 from . import carry
-from .folder import Folder
+from .folder import CARRIED, Folder
 from .rounds import BRAIN_LEVEL, facts_of, template_of
 
 QUALITY = ("lncc", "nmi", "ncc", "dice_mean", "jacobian_p1", "jacobian_p99", "folding_fraction", "overlap_fraction",
@@ -51,15 +51,15 @@ SOURCES = (
 )
 
 
-def collect(folder: Folder, members: Sequence[str], *, rounds: int, mni: str | None) -> dict[str, Any]:
+def collect(folder: Folder, outputs: Mapping[str, Sequence[Path]], *, rounds: int, mni: str | None) -> dict[str, Any]:
     """Write the atlas.
 
     Parameters
     ----------
     folder
         With every member carried.
-    members
-        Their names.
+    outputs
+        Members' files, by name. What former members left beside them is removed, as commands take whole folders.
     rounds
         Number of the last round.
     mni
@@ -69,6 +69,8 @@ def collect(folder: Folder, members: Sequence[str], *, rounds: int, mni: str | N
     -------
     What ``atlas.json`` holds.
     """
+    members = sorted(outputs)
+    _tidy(folder, {path for paths in outputs.values() for path in paths})
     template = template_of(folder.round(rounds))
     grid, brain = template.grid, template.data > BRAIN_LEVEL
     io.save(brain.astype(np.uint8), grid, folder.root / "brain.nii.gz")
@@ -104,6 +106,13 @@ def collect(folder: Folder, members: Sequence[str], *, rounds: int, mni: str | N
     }
     files.write_json(folder.root / "atlas.json", facts)
     return facts
+
+
+def _tidy(folder: Folder, expected: set[Path]) -> None:
+    """Remove everything else from the folders of members' files."""
+    for name in CARRIED:
+        for stale in set((folder.root / name).glob("*")) - expected:
+            stale.unlink()
 
 
 def median(paths: Sequence[Path], grid: Grid, brain: npt.NDArray[np.bool_], scratch: Path) -> npt.NDArray[np.float32]:

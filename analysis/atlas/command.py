@@ -123,6 +123,7 @@ class Build:
             self.average(number)
             self.add(number)
             self.finish(number)
+            self.folder.round(number).sums(self.shard).unlink()
         self.carry()
         self.collect()
 
@@ -236,12 +237,14 @@ class Build:
 
     def collect(self) -> None:
         """Write the atlas."""
-        from . import collect, rounds
+        from . import carry, collect, members, rounds
 
+        others = members.scans(self.folder)
         carried = rounds.done([self.folder.carried_shard(shard) for shard in range(1, self.shards + 1)])
         if not carried:
             raise DataError(f"{self.folder.carried_shard(1)}: nobody could be carried; see its reasons")
-        facts = collect.collect(self.folder, carried, rounds=self.last, mni=self.options.mni)
+        outputs = {name: carry.outputs(self.folder, self.members[name], others.get(name, [])) for name in carried}
+        facts = collect.collect(self.folder, outputs, rounds=self.last, mni=self.options.mni)
         left_out = len(self.members) - len(carried)
         print(f"atlas: {len(carried)} members, {left_out} left out, {facts['outliers']} outliers → {self.folder.root}")
 

@@ -28,6 +28,8 @@ from ..layout import shard_name
 
 #: Kinds of rounds, in order.
 KINDS = ("rigid", "affine", "svf")
+#: Folders of what was carried of every member.
+CARRIED = ("transforms", "warped", "labels", "lesions", "logjac", "logjac_affine", "quality")
 
 
 @dataclass(frozen=True)
