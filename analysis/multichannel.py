@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synthsr.threads import wait_asleep
+
 from .layout import CONTRASTS
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Work through the sessions."""
+    wait_asleep()
     import pandas as pd
 
     from synthsr import __version__, inference, scan

@@ -17,7 +17,9 @@ import tempfile
 import urllib.parse
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -31,6 +33,7 @@ _STREAM = re.compile(rb"stream\r?\n(.*?)endstream", re.DOTALL)
 DEPTH = 4
 #: Shorter pieces of base64 may come about by chance.
 _SHORTEST_BASE64 = 7
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{%d,}" % _SHORTEST_BASE64)
 
 
 def find(folders: Iterable[Path], secrets: Iterable[str]) -> list[str]:
@@ -40,18 +43,42 @@ def find(folders: Iterable[Path], secrets: Iterable[str]) -> list[str]:
     (and what is one, such as npz), PDF and pictures that pages embed, in any nesting; at the texts and profiles of PNG,
     at columns and metadata of Parquet, at tables of SQLite. Snakemake names files by base64 of what they are about.
     """
-    wanted = {secret: (_folded(secret), _in_base64(secret)) for secret in secrets}
+    wanted = {secret: (_folded(secret), _wide(secret), _in_base64(secret)) for secret in secrets}
     found = []
     for folder in folders:
         for path in folder.rglob("*"):
-            contents = [(content.lower(), content) for content in _contents(path, folder)]
+            contents = [_Searched.of(content) for content in _contents(path, folder)]
             found += [
                 f"{path.relative_to(folder)}: {secret}"
-                for secret, (folded, exact) in wanted.items()
-                if any(form in lower for lower, _ in contents for form in folded)
-                or any(form in content for _, content in contents for form in exact)
+                for secret, forms in wanted.items()
+                if any(content.has(*forms) for content in contents)
             ]
     return found
+
+
+@dataclass(frozen=True)
+class _Searched:
+    """Content as forms of secrets are looked for: in lower case, every second byte of that, what may be base64."""
+
+    lower: bytes
+    halves: tuple[bytes, bytes]
+    base64: bytes
+
+    @classmethod
+    def of(cls, content: bytes) -> _Searched:
+        lower = content.lower()
+        return cls(lower, (lower[::2], lower[1::2]), b"\n".join(_BASE64.findall(content)))
+
+    def has(self, folded: Iterable[bytes], wide: Mapping[bytes, Iterable[bytes]], exact: Iterable[bytes]) -> bool:
+        return (
+            any(form in self.lower for form in folded)
+            or any(self._has_wide(narrow, forms) for narrow, forms in wide.items())
+            or any(form in self.base64 for form in exact)
+        )
+
+    def _has_wide(self, narrow: bytes, forms: Iterable[bytes]) -> bool:
+        # Where zeros are, as in much of an image, a search for what has them takes ten times as long.
+        return any(narrow in half for half in self.halves) and any(form in self.lower for form in forms)
 
 
 def _spellings(secret: str) -> set[str]:
@@ -65,16 +92,28 @@ def _spellings(secret: str) -> set[str]:
     return texts
 
 
-def _folded(secret: str) -> set[bytes]:
-    """As texts, tables, pages and addresses write it, in lower case."""
+def _texts(secret: str) -> set[str]:
+    """As texts, tables, pages and addresses write it."""
     # bytes.lower, which folds what is searched, knows no letters beyond ASCII.
     texts = {case for text in _spellings(secret) for case in (text, text.lower(), text.upper())}
     texts |= {json.dumps(text)[1:-1] for text in texts}
     texts |= {html.escape(text) for text in texts}
-    texts |= {quote(text) for text in texts for quote in (urllib.parse.quote, urllib.parse.quote_plus)}
-    codes = ("utf-8", "latin-1", "utf-16-le", "utf-16-be")
-    forms = {text.encode(code, "ignore").lower() for text in texts for code in codes}
+    return texts | {quote(text) for text in texts for quote in (urllib.parse.quote, urllib.parse.quote_plus)}
+
+
+def _folded(secret: str) -> set[bytes]:
+    forms = {text.encode(code, "ignore").lower() for text in _texts(secret) for code in ("utf-8", "latin-1")}
     return {form for form in forms if len(form) > 2}
+
+
+def _wide(secret: str) -> dict[bytes, set[bytes]]:
+    """In UTF-16, by the bytes of every second place, without the zeros between them."""
+    wide: dict[bytes, set[bytes]] = defaultdict(set)
+    for text in _texts(secret):
+        for form in (text.encode(code).lower() for code in ("utf-16-le", "utf-16-be")):
+            if len(form) > 2:
+                wide[max(form[::2], form[1::2])].add(form)
+    return wide
 
 
 def _in_base64(secret: str) -> set[bytes]:

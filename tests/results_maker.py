@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -12,6 +14,7 @@ import pandas as pd
 from analysis import batch, cli, tsv
 from analysis.intake.series import SERIES_COLUMNS
 from analysis.layout import Results
+from analysis.report import planes
 from synthsr import io, labels
 from synthsr.preprocess import Grid
 
@@ -168,11 +171,12 @@ def make_results(root: Path, *, n_people: int = 45, hostile: str = "") -> Result
     return results
 
 
-def make_pictures(results: Results, number: int) -> None:
+def make_pictures(results: Results, number: int, *, lesions: Path | None = None) -> None:
     """Run ``pictures`` on the first scans alone."""
     table = results.root.parent / "few" / "batch-0001.tsv"
     tsv.write(batch.read(results.batch("segment", "0001")).head(number), table)
-    assert cli.main(["pictures", str(table), "--out", str(results.root)]) == 0
+    given = [] if lesions is None else ["--lesions", str(lesions)]
+    assert cli.main(["pictures", str(table), "--out", str(results.root), *given]) == 0
 
 
 def run_statistics(results: Results) -> None:
@@ -182,6 +186,24 @@ def run_statistics(results: Results) -> None:
         assert cli.main([*arguments, "--out", str(results.statistics(f"ageing-{level}"))]) == 0
     arguments = ["agreement", str(results.volumes), str(results.root / "truth.tsv")]
     assert cli.main([*arguments, "--out", str(results.statistics("agreement"))]) == 0
+
+
+def _run(results: Results, name: str, *arguments: str | Path, out: str = "") -> None:
+    folder = results.statistics(out or name)
+    assert cli.main([name, *map(str, arguments), "--out", str(folder)]) == 0
+
+
+def run_arms(results: Results, groups: Iterable[str | Path]) -> None:
+    """Hold two arms of the comparison against a third, and all against each other by words that name the groups."""
+    rng = np.random.default_rng(2)
+    measured = tsv.read(results.session_volumes, numbers=["volume_mm3"])
+    truth = tsv.read(results.root / "truth.tsv").merge(measured[["participant_id"]].drop_duplicates())
+    tsv.write(truth, results.arm("real-1mm"))
+    for arm, spread in (("synthsr", 0.02), ("cubic", 0.1)):
+        noise = 1 + spread * rng.normal(size=len(measured))
+        tsv.write(measured.assign(volume_mm3=measured["volume_mm3"] * noise), results.arm(arm))
+        _run(results, "agreement", results.arm(arm), results.arm("real-1mm"), out=f"arm-{arm}")
+    _run(results, "groups", *map(results.arm, ("real-1mm", "synthsr", "cubic")), *groups, out="arms")
 
 
 def run_further_statistics(results: Results, *, hostile: str = "") -> None:
@@ -198,20 +220,10 @@ def run_further_statistics(results: Results, *, hostile: str = "") -> None:
     )
     tsv.write(people, inputs / "people.tsv")
 
-    def run(name: str, *arguments: str | Path, out: str = "") -> None:
-        folder = results.statistics(out or name)
-        assert cli.main([name, *map(str, arguments), "--out", str(folder)]) == 0
-
+    run = partial(_run, results)
     groups = ("--participants", inputs / "people.tsv", "--groups", ill, well, "--replicates", "100")
     run("groups", results.session_volumes, *groups)
-    measured = tsv.read(results.session_volumes, numbers=["volume_mm3"])
-    truth = tsv.read(results.root / "truth.tsv").merge(measured[["participant_id"]].drop_duplicates())
-    tsv.write(truth, results.arm("real-1mm"))
-    for arm, spread in (("synthsr", 0.02), ("cubic", 0.1)):
-        noise = 1 + spread * rng.normal(size=len(measured))
-        tsv.write(measured.assign(volume_mm3=measured["volume_mm3"] * noise), results.arm(arm))
-        run("agreement", results.arm(arm), results.arm("real-1mm"), out=f"arm-{arm}")
-    run("groups", *map(results.arm, ("real-1mm", "synthsr", "cubic")), *groups, out="arms")
+    run_arms(results, groups)
     run("asymmetry", results.session_volumes, "--lesions", inputs / "people.tsv")
     sites = ("--participants", inputs / "people.tsv", "--site", "site")
     run("harmonise", results.session_volumes, *sites, out="harmonise-sessions")
@@ -244,6 +256,66 @@ def run_further_statistics(results: Results, *, hostile: str = "") -> None:
     run("tbm", inputs / "jacobians", "--participants", inputs / "people.tsv", "--groups", ill, well)
     contrast = ("--participants", inputs / "people.tsv", "--contrast", "diagnosis", ill, well)
     run("thickness", inputs / "surfaces" / "*" / "surf" / "*.mgh", *contrast)
+
+
+def make_registration(results: Results, *, n_pairs: int = 8, hostile: str = "") -> None:
+    """Longitudinal pairs of the first people: images that lie on each other but for the third's, whose space folds.
+
+    One more pair and one more scan are rejected, with ``hostile`` in the reason.
+    """
+    rng = np.random.default_rng(2)
+    chosen = [row for row in tsv.read(results.gate).to_dict("records") if results.synthetic(row["scan_id"]).is_file()]
+    rows = []
+    for number, first in enumerate(chosen[: n_pairs + 1], start=1):
+        scan_id = first["scan_id"].replace("ses-01", "ses-02")
+        row = {"scan_id": scan_id, "participant_id": first["participant_id"], "session_id": "ses-02",
+               "contrast": first["contrast"], "status": "done"}  # fmt: skip
+        if number > n_pairs:
+            rows.append({**row, "status": "rejected", "reason": f"/data/x/{scan_id}.nii.gz: holds 3 % {hostile}"})
+            continue
+        rows.append(row)
+        image = nib.load(results.synthetic(first["scan_id"]))
+        data = np.asarray(image.dataobj)
+        folder = results.longitudinal(scan_id)
+        folder.mkdir(parents=True)
+        moved = np.roll(data, 3, axis=0) if number == 3 else data
+        for name, shown in (("fixed_midspace", data), ("moving_midspace", moved), ("warped", moved)):
+            nib.save(nib.Nifti1Image(shown, image.affine), folder / f"{name}.nii.gz")
+        quality = {
+            "nmi": 1.2 + 0.01 * rng.normal(), "lncc": 0.9 + 0.01 * rng.normal(),
+            "folding_fraction": 0.04 if number == 3 else 0.0, "jacobian_least": 0.6 + 0.05 * rng.normal(),
+            "jacobian_largest": 1.8 + 0.1 * rng.normal(), "inverse_mean_mm": 0.1, "inverse_largest_mm": None,
+        }  # fmt: skip
+        facts = {"Sources": [results.synthetic(first["scan_id"]).name, "later"], "Quality": quality}
+        (folder / "registration.json").write_text(json.dumps(facts))
+    table = pd.DataFrame(rows, columns=list(batch.COLUMNS), dtype=object).fillna("")
+    tsv.write(table, results.registered("longitudinal", 1))
+    refused = {"scan_id": "sub-0001_ses-01_T2w", "status": "rejected", "reason": f"does not overlap {hostile}"}
+    aligned = [{"scan_id": "sub-0001_ses-01_run-2_T2w", "status": "done"}, refused]
+    table = pd.DataFrame(aligned, columns=list(batch.COLUMNS), dtype=object).fillna("")
+    tsv.write(table, results.registered("align", 1))
+
+
+def make_atlas(results: Results, *, hostile: str = "") -> None:
+    """What the atlas leaves for the report, of three members of whom the last stands out."""
+    rounds = [
+        {"round": number, "kind": kind, "members": 3, "change": change, "sharpness": 0.01 + 0.001 * number,
+         "variability": 0.2 - 0.01 * number, "mean_displacement_mm": 0.3 * number, "converged": number == 2}
+        for number, kind, change in ((0, "start", np.nan), (1, "affine", 0.25), (2, "svf", 0.0125))
+    ]  # fmt: skip
+    quality = [
+        {"participant_id": f"sub-{number:04d}", "scan_id": f"sub-{number:04d}_ses-01_run-1_T1w", "lncc": 0.8,
+         "dice_mean": 0.9, "jacobian_p1": 0.7, "jacobian_p99": 1.4, "folding_fraction": 0.0,
+         "outlier": "yes" if number == 3 else "no", "reason": f"space folds {hostile}" if number == 3 else ""}
+        for number in (1, 2, 3)
+    ]  # fmt: skip
+    tsv.write(pd.DataFrame(rounds), results.atlas / "rounds.tsv")
+    tsv.write(pd.DataFrame(quality), results.atlas / "quality.tsv")
+    facts = {"members": 3, "outliers": 1, "sources": ["Joshi et al., NeuroImage 2004"]}
+    (results.atlas / "atlas.json").write_text(json.dumps(facts))
+    (results.atlas / "atlas.png").write_bytes(planes.encode(np.zeros((8, 8, 3), np.uint8)))
+    for name in ("template_T1w", "median_FLAIR", "labels"):
+        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), results.atlas / f"{name}.nii.gz")
 
 
 def _write_images(results, scan_id, numbers, affine, grey, rng) -> None:

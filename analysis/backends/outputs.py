@@ -51,6 +51,9 @@ FIRST_SIDED = ("Thalamus", "Caudate", "Putamen", "Pallidum", "Hippocampus", "Amy
 FIRST_MIDLINE = "Brain-Stem"
 #: FAST's classes of a T1, by the number in its files' names.
 FAST_CLASSES = {0: "FAST-CSF", 1: "FAST-Grey-Matter", 2: "FAST-White-Matter"}
+#: What to do about a file that is not as the tool leaves it, and about an answer that no head has.
+AGAIN = "it was cut off, or another version made it: see the tool's log, and run the tool again"
+LOOK = "the segmentation failed: look at the image it was made of, and at the tool's log"
 #: Of whole numbers stored as float.
 WHOLE = 1e-3
 
@@ -110,7 +113,7 @@ def checked(found: Found, request: Request, *, is_whole_brain: bool = True) -> F
     """
     lacking = sorted(never_empty() - set(found.volumes_mm3)) if is_whole_brain else []
     if lacking:
-        raise DataError(f"the table of {found.segmentation.name} lacks {', '.join(lacking)}; is it whole?")
+        raise DataError(f"the table of {found.segmentation.name} lacks {', '.join(lacking)}; {AGAIN}")
     check_volumes(found.volumes_mm3, found.segmentation.name)
     check_place(found.segmentation, request.image)
     return found
@@ -140,7 +143,7 @@ def aseg(path: Path) -> dict[str, float]:
     lines = _lines(path)
     columns = next((line.split()[2:] for line in lines if line.startswith("# ColHeaders")), [])
     if not {"Volume_mm3", "StructName"} <= set(columns):
-        raise DataError(f"{path}: has no line '# ColHeaders … Volume_mm3 StructName …'; is it whole?")
+        raise DataError(f"{path}: has no line '# ColHeaders … Volume_mm3 StructName …'; {AGAIN}")
     volumes = {}
     for line in lines:
         if not line.startswith("#"):
@@ -151,7 +154,7 @@ def aseg(path: Path) -> dict[str, float]:
         if short in measures:
             volumes[name] = measures[short]
     if ICV not in volumes:
-        raise DataError(f"{path}: has no '# Measure EstimatedTotalIntraCranialVol, eTIV'; is it whole?")
+        raise DataError(f"{path}: has no '# Measure EstimatedTotalIntraCranialVol, eTIV'; {AGAIN}")
     return volumes
 
 
@@ -168,15 +171,17 @@ def aparc(path: Path, side: str) -> Iterator[dict[str, Any]]:
     lines = _lines(path)
     columns = next((line.split()[2:] for line in lines if line.startswith("# ColHeaders")), [])
     if not {"StructName", "SurfArea", "GrayVol", "ThickAvg"} <= set(columns):
-        raise DataError(f"{path}: has no line '# ColHeaders StructName … SurfArea GrayVol ThickAvg …'; is it whole?")
+        raise DataError(f"{path}: has no line '# ColHeaders StructName … SurfArea GrayVol ThickAvg …'; {AGAIN}")
     name = {"lh": "left", "rh": "right"}[side]
     rows = [_row(path, line, columns) for line in lines if not line.startswith("#")]
     if not rows:
-        raise DataError(f"{path}: has no parcel; is it whole?")
+        raise DataError(f"{path}: has no parcel; {AGAIN}")
     for row in rows:
         thickness, area, volume = (_number(path, row[column]) for column in ("ThickAvg", "SurfArea", "GrayVol"))
         if not (math.isfinite(thickness) and math.isfinite(area) and math.isfinite(volume)):
-            raise DataError(f"{path}: {row['StructName']} is {thickness:g} mm thick, {area:g} mm², {volume:g} mm³")
+            raise DataError(
+                f"{path}: {row['StructName']} is {thickness:g} mm thick, {area:g} mm², {volume:g} mm³; {AGAIN}"
+            )
         yield {
             "structure": row["StructName"],
             "side": name,
@@ -200,7 +205,7 @@ def samseg(folder: Path) -> dict[str, float]:
     for path in (folder / "samseg.stats", folder / "sbtiv.stats"):
         volumes |= {NAMES.get(name, name): value for name, value in _measures(path, _lines(path))}
     if ICV not in volumes:
-        raise DataError(f"{folder / 'sbtiv.stats'}: has no '# Measure Intra-Cranial'; is it whole?")
+        raise DataError(f"{folder / 'sbtiv.stats'}: has no '# Measure Intra-Cranial'; {AGAIN}")
     return {name: volume for name, volume in volumes.items() if name != "Unknown"}
 
 
@@ -209,7 +214,7 @@ def synthseg_table(path: Path) -> dict[str, float]:
     with present(path).open(newline="", encoding="utf-8") as stream:
         rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
     if len(rows) != 2 or len(rows[0]) != len(rows[1]) or len(rows[0]) < 2:
-        raise DataError(f"{path}: {len(rows)} rows, expected a header and one row as long; is it whole?")
+        raise DataError(f"{path}: {len(rows)} rows, expected a header and one row as long; {AGAIN}")
     return {_synthseg_name(name): _number(path, value) for name, value in zip(rows[0][1:], rows[1][1:], strict=True)}
 
 
@@ -221,13 +226,13 @@ def fast_volumes(request: Request) -> dict[str, float]:
         path = present(request.folder / f"fast_pve_{number}.nii.gz")
         image = _image(path)
         if image.shape != grid.shape or not np.allclose(image.affine, grid.affine, atol=1e-3):
-            raise DataError(f"{path.name}: lies on another grid than the image it was made of")
+            raise DataError(f"{path.name}: lies on another grid than the image it was made of; run the tool again")
         share = np.asarray(image.dataobj, dtype=np.float64)
         if not np.isfinite(share).all():
-            raise DataError(f"{path.name}: has voxels that are not finite")
+            raise DataError(f"{path.name}: has voxels that are not finite; {LOOK}")
         volumes[name] = float(share.sum()) * _voxel_mm3(image)
         if not volumes[name] > 0:
-            raise DataError(f"{path.name}: {name} is empty: the segmentation failed")
+            raise DataError(f"{path.name}: {name} is empty; {LOOK}")
     return volumes
 
 
@@ -254,13 +259,13 @@ def never_empty() -> set[str]:
 def check_volumes(volumes_mm3: Mapping[str, float], where: str) -> None:
     """Raise :class:`DataError` unless every volume is finite and not negative, and what no head lacks is not empty."""
     if not volumes_mm3:
-        raise DataError(f"{where}: no volume at all: the segmentation failed")
+        raise DataError(f"{where}: no volume at all; {LOOK}")
     for name, volume in volumes_mm3.items():
         if not math.isfinite(volume) or volume < 0:
-            raise DataError(f"{where}: {name} is {volume:g} mm³")
+            raise DataError(f"{where}: {name} is {volume:g} mm³; {LOOK}")
     empty = sorted(name for name in never_empty() & set(volumes_mm3) if not volumes_mm3[name] > 0)
     if empty:
-        raise DataError(f"{where}: {', '.join(empty)} is 0 mm³: the segmentation failed")
+        raise DataError(f"{where}: {', '.join(empty)} is 0 mm³; {LOOK}")
 
 
 def check_place(segmentation: Path, image: Path) -> None:
@@ -268,10 +273,12 @@ def check_place(segmentation: Path, image: Path) -> None:
     found, source = _image(segmentation), nib.load(image)
     voxels = np.argwhere(_labels(segmentation, found) > 0)
     if not len(voxels):
-        raise DataError(f"{segmentation.name}: labels nothing: the segmentation failed")
+        raise DataError(f"{segmentation.name}: labels nothing; {LOOK}")
     centre = apply_affine(np.linalg.inv(source.affine) @ found.affine, voxels.mean(axis=0))
     if not ((centre > -0.5) & (centre < np.array(source.shape[:3]) - 0.5)).all():
-        raise DataError(f"{segmentation.name}: what it labels lies outside the image it was made of")
+        raise DataError(
+            f"{segmentation.name}: what it labels lies outside the image it was made of; run the tool again on it"
+        )
 
 
 def present(path: Path) -> Path:
@@ -304,7 +311,7 @@ def _lines(path: Path) -> list[str]:
     try:
         text = present(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not a text file ({error})") from error
+        raise DataError(f"{path}: not a text file ({error}); {AGAIN}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -314,7 +321,7 @@ def _measures(path: Path, lines: list[str]) -> Iterator[tuple[str, float]]:
         if line.startswith("# Measure "):
             parts = [part.strip() for part in line.removeprefix("# Measure ").split(",")]
             if len(parts) < 3:
-                raise DataError(f"{path}: cannot read {line!r}")
+                raise DataError(f"{path}: cannot read {line!r}; {AGAIN}")
             # The group says cortex of hemispheres, mean thickness and number of vertices alike.
             yield (parts[1] if len(parts) > 3 else parts[0]), _number(path, parts[-2])
 
@@ -322,7 +329,7 @@ def _measures(path: Path, lines: list[str]) -> Iterator[tuple[str, float]]:
 def _row(path: Path, line: str, columns: list[str]) -> dict[str, str]:
     values = line.split()
     if len(values) != len(columns):
-        raise DataError(f"{path}: {len(values)} values for {len(columns)} columns in {line!r}; is it whole?")
+        raise DataError(f"{path}: {len(values)} values for {len(columns)} columns in {line!r}; {AGAIN}")
     return dict(zip(columns, values, strict=True))
 
 
@@ -330,24 +337,24 @@ def _number(path: Path, text: str) -> float:
     try:
         return float(text)
     except ValueError as error:
-        raise DataError(f"{path}: {text!r} is not a number") from error
+        raise DataError(f"{path}: {text!r} is not a number; {AGAIN}") from error
 
 
 def _image(path: Path) -> Any:
     try:
         return nib.load(present(path))
     except nib.filebasedimages.ImageFileError as error:
-        raise DataError(f"{path.name}: cannot be read as an image ({error})") from error
+        raise DataError(f"{path.name}: cannot be read as an image ({error}); {AGAIN}") from error
 
 
 def _labels(path: Path, image: Any) -> npt.NDArray[np.int32]:
     try:
         data = np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path.name}: cannot be read ({error})") from error
+        raise DataError(f"{path.name}: cannot be read ({error}); {AGAIN}") from error
     whole = np.rint(data)
     if not np.isfinite(data).all() or np.abs(data - whole).max(initial=0) > WHOLE:
-        raise DataError(f"{path.name}: holds other than whole numbers; it is no label map")
+        raise DataError(f"{path.name}: holds other than whole numbers: it is no label map; {AGAIN}")
     return np.asarray(whole, dtype=np.int32)
 
 

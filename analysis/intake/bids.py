@@ -14,6 +14,7 @@ import pandas as pd
 from analysis import tsv
 from analysis.errors import DataError
 from analysis.layout import CONTRASTS, entities
+from synthsr.progress import tracked
 
 from . import images
 from .geometry import PLANES
@@ -40,7 +41,8 @@ def find_series(dataset: Path) -> list[Series]:
     people = _people(dataset / "participants.tsv", "participant_id")
     found: list[Series] = []
     names: set[str] = set()
-    for subject in sorted(path for path in dataset.glob("sub-*") if path.is_dir()):
+    subjects = sorted(path for path in dataset.glob("sub-*") if path.is_dir())
+    for subject in tracked(subjects, what="subjects read", total=len(subjects)):
         sessions = _people(subject / f"{subject.name}_sessions.tsv", "session_id")
         for path in _images(subject):
             is_session = path.parent.parent != subject

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from analysis.errors import ConfigurationError
+from analysis.errors import ConfigurationError, yaml_fault
 
 from .geometry import Stack
 
@@ -152,7 +152,7 @@ class Rules:
         except FileNotFoundError as error:
             raise ConfigurationError(f"{path}: no such file of rules; give one by --rules") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path}: not readable as YAML: {error}") from error
+            raise ConfigurationError(f"{path}: not YAML: {yaml_fault(error)}; mend that line") from error
         if not isinstance(content, dict) or set(content) != set(LISTS):
             raise ConfigurationError(f"{path}: expected the lists {', '.join(LISTS)}")
         self.lists: dict[str, list[Rule]] = {}

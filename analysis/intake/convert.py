@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.layout import Private, Results, sidecar_of
+from synthsr.threads import wait_asleep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     defacer = None
     if arguments.deface:
+        wait_asleep()
         from .deface import Defacer
 
         defacer = Defacer(arguments.deface, arguments.device)

@@ -80,6 +80,7 @@ def _copy(source: Path, out: Path, private: Private, options: frozenset[str]) ->
     import pandas as pd
 
     from analysis import tsv
+    from synthsr.progress import tracked
 
     from .key import Key
     from .pseudonyms import inert, plain
@@ -92,7 +93,7 @@ def _copy(source: Path, out: Path, private: Private, options: frozenset[str]) ->
         earlier = plain(tsv.read(table, columns=LINKS)).to_dict("records")
         rows = {(row["patient_id"], row["study_uid"], row["series_uid"]): _texts(row) for row in earlier}
     found, unreadable = _sort(source, private)
-    for (patient, study, series), it in found.items():
+    for (patient, study, series), it in tracked(found.items(), what="series copied", total=len(found)):
         names = {
             "participant_id": key.participant(patient),
             "study": f"study-{key.label('study', study or series)}",
@@ -130,13 +131,15 @@ def _texts(row: Mapping[Any, Any]) -> dict[str, str]:
 def _sort(path: Path, private: Private) -> tuple[dict[tuple[str, str, str], _Found], dict[Path, str]]:
     """Files by patient, study and series, and those that cannot be used, with the reason."""
     from analysis import tsv
+    from synthsr.progress import tracked
 
     from . import profile
     from .sources import Fault, open_source
 
     found: dict[tuple[str, str], _Found] = {}
     unusable: dict[Path, str] = {}
-    for file in open_source(path, unpacked=private.unpacked).files():
+    files = list(open_source(path, unpacked=private.unpacked).files())
+    for file in tracked(files, what="headers read", total=len(files)):
         if isinstance(file, Fault):
             unusable[file.path] = file.reason
             continue

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from synthsr.errors import DataError, ToolError
+from synthsr.progress import tracked
 
 from . import headers
 from .series import to_path, to_text
@@ -117,7 +118,8 @@ class Index:
             )
             (n_new,) = execute("SELECT count(*) FROM new").fetchone()
             self._database.commit()
-            for number, record in enumerate(_read_all(self._new(), processes if n_new >= FEW else 1), start=1):
+            records = _read_all(self._new(), processes if n_new >= FEW else 1)
+            for number, record in enumerate(tracked(records, what="headers read", total=n_new), start=1):
                 execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, NULL)", record)
                 if number % COMMIT == 0:
                     self._database.commit()
@@ -143,7 +145,8 @@ class Index:
         with _told():
             series = "SELECT DISTINCT series FROM files WHERE kind = 0 ORDER BY series"
             files = "SELECT rowid, path, size, header FROM files WHERE kind = 0 AND series = ? ORDER BY path"
-            for uid in self._database.execute(series).fetchall():
+            uids = self._database.execute(series).fetchall()
+            for uid in tracked(uids, what="series judged", total=len(uids)):
                 yield [_entry(*row) for row in self._database.execute(files, uid)]
             self._database.commit()
 

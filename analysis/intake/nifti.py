@@ -34,6 +34,8 @@ CONVERSION_LIMIT_S = 900
 PLACE_TOLERANCE = 0.01
 #: With less free space than this, dcm2niix is likely to have failed for want of it.
 LEAST_FREE_BYTES = 1 << 26
+#: Where to read on; the scan's name stays out, so that equal reasons read alike.
+TOLD = "its messages: conversions in the private folder"
 #: Sidecar keys of this project: what was mended, and what dcm2niix warned of.
 REPAIRS, WARNINGS = "IntakeRepairs", "ConversionWarnings"
 
@@ -95,22 +97,29 @@ def from_dicom(
         upright = [path for path in found if "_Tilt" in path.stem]
         found = upright or found
         if len(found) != 1:
-            raise DataError(f"dcm2niix made {len(found)} images of the series, expected one")
+            mixed = "; it mixes several scans: export each as a series" if found else "; export the series again"
+            raise DataError(f"dcm2niix made {len(found)} images of the series, expected one{mixed} ({TOLD})")
         image = nib.load(found[0])
         if len(image.shape) != 3:
-            raise DataError(f"dcm2niix made an image of {len(image.shape)} dimensions, expected three")
+            raise DataError(
+                f"dcm2niix made an image of {len(image.shape)} dimensions, expected three: the series holds several "
+                f"volumes; export one of them as a series ({TOLD})"
+            )
         made_mm = float(image.header.get_zooms()[2])
         if image.shape[2] != n_slices or abs(made_mm - spacing_mm) > SPACING_TOLERANCE * spacing_mm:
             raise DataError(
                 f"dcm2niix made {image.shape[2]} slices {made_mm:.3f} mm apart, "
-                f"the positions say {n_slices} slices {spacing_mm:.3f} mm apart"
+                f"the positions say {n_slices} slices {spacing_mm:.3f} mm apart: slices are missing, doubled or "
+                f"unevenly spaced; export the series again ({TOLD})"
             )
         repairs = acceptance.check(image, "the converted image", is_ct=is_ct)
         if not upright:
             _check_place(image, paths[0])
             _check_place(image, paths[-1])
         if len(sidecars) != 1:
-            raise DataError(f"dcm2niix made {len(sidecars)} sidecars of the series, expected one")
+            raise DataError(
+                f"dcm2niix made {len(sidecars)} sidecars of the series, expected one; export the series again ({TOLD})"
+            )
         identifiers = _identifiers(paths[0])
         content = profile.sidecar(sidecars[0], identifiers) | _notes(repairs, _warnings(messages, identifiers))
         if defacer is not None:
@@ -232,7 +241,7 @@ def _dcm2niix(source: Path, output: Path) -> tuple[int, list[str]]:
             f"dcm2niix cannot be started ({error.strerror}); pip install --force-reinstall dcm2niix"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise DataError(f"dcm2niix did not end within {CONVERSION_LIMIT_S} s") from error
+        raise DataError(f"dcm2niix did not end within {CONVERSION_LIMIT_S} s; export the series again") from error
     lines = done.stdout.decode(errors="replace").replace(f"{source.parent}/", "").splitlines()
     return done.returncode, [line for line in lines if not line.startswith("Conversion required")]
 

@@ -11,7 +11,7 @@ import csv
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -100,7 +100,8 @@ class Links:
         self._add_sessions([series for series in ordered if series.patient_id])
         named = {row["scan_id"]: row for row in self.series.values() if row["scan_id"]}
         runs = Counter(map(_without_run, named))
-        unbatched = []
+        unbatched: list[Row] = []
+        fields_mm3: dict[str, float] = {}
         for series in ordered:
             row = self._add_series(series)
             if not series.is_included or row["scan_id"]:
@@ -111,9 +112,11 @@ class Links:
             else:
                 row["scan_id"] = series.scan_id or _scan_id(row, runs)
                 unbatched.append(row)
+                fields_mm3[row["scan_id"]] = series.field_mm3
         last = max((int(row["batch"]) for row in self.series.values() if row["batch"]), default=0)
-        for index, row in enumerate(sorted(unbatched, key=lambda row: row["scan_id"])):
-            row["batch"] = f"{last + 1 + index // batch_size:04d}"
+        batches = _balanced(fields_mm3, batch_size)
+        for row in unbatched:
+            row["batch"] = f"{last + 1 + batches[row['scan_id']]:04d}"
 
     def forget(self, found: Iterable[Series], *, is_converted: Callable[[str], bool]) -> None:
         """Leave out what the source no longer holds, unless the scan of this name is converted already."""
@@ -250,6 +253,23 @@ def _ordered(found: Iterable[Series], key: Key) -> list[Series]:
         return not series.patient_id, place, date, series.study_uid, series.series_uid
 
     return sorted(found, key=order)
+
+
+def _balanced(fields_mm3: Mapping[str, float], batch_size: int) -> dict[str, int]:
+    """Index of the batch of each scan: as few batches as can be, of about the same number of voxels at 1 mm.
+
+    Networks see scans at 1 mm, so that a batch lasts as long as its fields of view are large. The largest scan left
+    goes into the batch that has least and still has room (Graham, SIAM J Appl Math 1969).
+    """
+    batches = [(0.0, index) for index in range(-(-len(fields_mm3) // batch_size))]
+    members = Counter[int]()
+    found = {}
+    for scan_id in sorted(fields_mm3, key=lambda scan_id: (-fields_mm3[scan_id], scan_id)):
+        total_mm3, found[scan_id] = heapq.heappop(batches)
+        members[found[scan_id]] += 1
+        if members[found[scan_id]] < batch_size:
+            heapq.heappush(batches, (total_mm3 + fields_mm3[scan_id], found[scan_id]))
+    return found
 
 
 def _highest_session(names: Iterable[str]) -> int:

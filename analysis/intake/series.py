@@ -103,6 +103,13 @@ class Series:
         """Hash of the names and sizes of the files: changes when files come, go or change, not when they move."""
         return self.content_key or key_of_files((path, _size_bytes(path)) for path in self.paths)
 
+    @property
+    def field_mm3(self) -> float:
+        """Volume of the field of view, which is the number of its voxels at 1 mm; 0 where unknown."""
+        sides = (self.rows, self.columns, self.n_slices, self.in_plane_mm, self.in_plane_mm, self.spacing_mm)
+        field_mm3 = math.prod(side or 0.0 for side in sides)
+        return 0.0 if math.isnan(field_mm3) else field_mm3
+
     def description(self) -> dict[str, str]:
         """The columns :data:`DESCRIPTION` as text, but for the decision."""
         values = {column: getattr(self, column) for column in DESCRIPTION if column != "decision"}

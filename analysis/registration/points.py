@@ -52,21 +52,27 @@ def read(path: Path) -> Landmarks:
     try:
         table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, skipinitialspace=True)
     except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a table of landmarks ({error})") from error
+        raise DataError(
+            f"{path}: cannot be read as a table of landmarks ({error}); give one with tabs (.tsv) or commas (.csv)"
+        ) from error
     layout = next((each for each in LAYOUTS if set(each[0]) <= set(table.columns)), None)
     if layout is None:
         expected = " or ".join(", ".join(columns) for columns, _ in LAYOUTS)
-        raise DataError(f"{path}: has the columns {', '.join(map(str, table.columns))}; expected {expected}")
+        raise DataError(
+            f"{path}: has the columns {', '.join(map(str, table.columns))}; expected {expected}; rename them"
+        )
     columns, signs = layout
     if not len(table):
-        raise DataError(f"{path}: holds no landmarks")
+        raise DataError(f"{path}: holds no landmarks; give a row for each, or no table")
     numbers = table[list(columns[1:])].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-    wrong = ~np.isfinite(numbers).all(axis=1)
-    if wrong.any():
-        raise DataError(f"{path}: line {int(wrong.argmax()) + 2}: a coordinate is no number")
+    for row, column in np.argwhere(~np.isfinite(numbers))[:1]:
+        name = columns[1 + column]
+        text = table[name].iloc[row]
+        raise DataError(f"{path}: line {row + 2}, {name}: {text!r} is no coordinate; write mm as a number")
     names = tuple(table[columns[0]].str.strip())
     if len(set(names)) < len(names):
-        raise DataError(f"{path}: a landmark is there twice; name every one differently")
+        twice = next(name for number, name in enumerate(names) if name in names[:number])
+        raise DataError(f"{path}: the landmark {twice!r} is there twice; name every one differently")
     return Landmarks(names, numbers * np.array(signs), columns, signs)
 
 
@@ -97,7 +103,7 @@ def errors_mm(found: Landmarks, true: Landmarks) -> dict[str, float]:
     if not common:
         raise DataError(
             f"the two tables of landmarks share no name ({', '.join(found.names[:3])} … and "
-            f"{', '.join(true.names[:3])} …)"
+            f"{', '.join(true.names[:3])} …); name a place alike in both"
         )
     points = dict(zip(found.names, found.points_mm, strict=True))
     return {name: float(np.linalg.norm(points[name] - places[name])) for name in common}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +18,7 @@ from synthsr.weights.registry import registered
 
 from . import sections
 from .sections.parts import Section
+from .text import counted
 
 SERIES_COLUMNS = ("series_id", "participant_id", "session_id", "scan_id", "contrast", "plane", "decision", "reason")
 SERIES_NUMBERS = ("in_plane_mm", "spacing_mm", "thickness_mm")
@@ -173,21 +173,17 @@ class Cohort:
         rejected = rejected[rejected["scan_id"].isin(self.series["scan_id"])]
         by_person = self.gate.reindex(columns=["decided_by"])["decided_by"] == "person"
         turned_away = [
-            *(("intake", text) for text in self.series.loc[self.series["decision"] != "include", "reason"]),
+            *(("intake", reason) for reason in self.series.loc[self.series["decision"] != "include", "reason"]),
             *rejected[["stage", "reason"]].itertuples(index=False),
-            *(("quality gate", text) for text in self.gate.loc[self._judged & self._refused & ~by_person, "reason"]),
-            *(("a person", text) for text in self.gate.loc[self._judged & self._refused & by_person, "reason"]),
+            *(
+                ("quality gate", reason)
+                for reason in self.gate.loc[self._judged & self._refused & ~by_person, "reason"]
+            ),
+            *(("a person", reason) for reason in self.gate.loc[self._judged & self._refused & by_person, "reason"]),
         ]
-        examples: dict[tuple[str, str], str] = {}
-        counts: Counter[tuple[str, str]] = Counter()
-        for stage, reason in turned_away:
-            text = without_paths(str(reason)) or "no reason given"
-            kind = (str(stage), re.sub(r"\d+(\.\d+)?", "#", text))
-            examples.setdefault(kind, text)
-            counts[kind] += 1
         order = list(MISSED)
-        ranked = sorted(counts.items(), key=lambda item: (order.index(item[0][0]), -item[1], item[0][1]))
-        return [Reason(stage, examples[stage, pattern], count) for (stage, pattern), count in ranked]
+        found = counted((str(stage), str(reason)) for stage, reason in turned_away)
+        return [Reason(*reason) for reason in sorted(found, key=lambda reason: order.index(reason[0]))]
 
     @property
     def _refused(self) -> pd.Series:
@@ -342,11 +338,6 @@ def collect(results: Results) -> Cohort:
         ageing={level: analysis for level, analysis in ageing.items() if analysis},
         sections=sections.collect(results),
     )
-
-
-def without_paths(reason: str) -> str:
-    """Drop the names of folders from a message: ``/data/x/scan.nii.gz: constant`` → ``scan.nii.gz: constant``."""
-    return re.sub(r"(?<!\S)(?:/|(?=[^\s/]+/[^\s/]+/))(?:[^\s/]+/)+", "", reason).strip()
 
 
 def spread(values: pd.Series) -> str:

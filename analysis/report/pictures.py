@@ -68,22 +68,43 @@ def quality(scans: pd.DataFrame, limits: pd.DataFrame) -> bytes | None:
     -------
     PNG, or None where nothing was measured.
     """
-    names = [name for name in dict.fromkeys(limits["measure"]) if name in scans and scans[name].notna().any()]
-    if not names:
+    known = limits[[name in scans and bool(scans[name].notna().any()) for name in limits["measure"]]]
+    if known.empty:
         return None
+    return histograms(scans, known, scans["included"] == "yes", words=("included", "left out"), what="scans")
+
+
+def histograms(
+    table: pd.DataFrame, limits: pd.DataFrame, is_good: pd.Series, *, words: tuple[str, str], what: str
+) -> bytes:
+    """Histogram of every measure in ``limits``, of good rows and of others, as a PNG.
+
+    Parameters
+    ----------
+    table
+        A column per measure.
+    limits
+        ``measure`` and ``limit``; a measure may have two, or NaN for none.
+    is_good
+        Of every row of the table.
+    words
+        What good rows and others are called.
+    what
+        Is counted.
+    """
+    names = list(dict.fromkeys(limits["measure"]))
     figure, axes = figures.panels(len(names), columns=3, width_inch=3.0, height_inch=1.9)
-    is_in = scans["included"] == "yes"
     for axis, name in zip(axes, names, strict=True):
-        values = [scans.loc[chosen, name].dropna() for chosen in (is_in, ~is_in)]
-        axis.hist(values, bins=24, stacked=True, color=[figures.BLUE, figures.ORANGE], label=["included", "left out"])
-        for limit in limits.loc[limits["measure"] == name, "limit"]:
+        values = [table.loc[chosen, name].dropna() for chosen in (is_good, ~is_good)]
+        axis.hist(values, bins=24, stacked=True, color=[figures.BLUE, figures.ORANGE], label=list(words))
+        for limit in limits.loc[limits["measure"] == name, "limit"].dropna():
             axis.axvline(float(limit), color="black", lw=1.2, ls="--", label="limit")
         axis.set_title(name.replace("_", " "))
         _count_in_whole_numbers(axis)
     handles, told = axes[0].get_legend_handles_labels()
     shown = dict(zip(told, handles, strict=True))
     figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
-    figure.supylabel("scans", fontsize=9)
+    figure.supylabel(what, fontsize=9)
     return figures.png(figure)
 
 

@@ -26,6 +26,10 @@ T1_WHITE = 128.0
 #: Percentiles of a scan's brightness shown black and white.
 SHOWN_PERCENT = (1.0, 99.5)
 GAP_PIXELS = 4
+#: Height of a head without its neck, and the grey level above which a head is taken to be.
+HEAD_MM, BRIGHT = 150.0, 64
+#: Side of a checkerboard's fields.
+FIELD_MM = 24.0
 
 
 def load(path: Path) -> tuple[Array, Array]:
@@ -120,6 +124,45 @@ def montage(raw: Path, at_1mm: Path, segmentation: Path, *, is_synthetic: bool =
         ]
         rows.append(_row([*greys, *(outlined(grey, numbers) for grey in greys)]))
     return _stack(rows, axis=0)
+
+
+def checkerboards(pairs: Sequence[tuple[Path, Path]]) -> Array:
+    """A column per pair of images of one world, rows axial, coronal, sagittal: fields of the one and of the other.
+
+    Where the images lie on each other, borders run on from field to field. Planes go through the middle of the first
+    image's head, the sagittal one left of it, as in :func:`montage`; every image has grey levels of its own.
+
+    Returns
+    -------
+    RGB, uint8, shape (height, width, 3).
+    """
+    columns = []
+    for paths in pairs:
+        images = [load(path) for path in paths]
+        windows = [grey_window(data) for data, _ in images]
+        centre = head_centre(*images[0], windows[0])
+        beside = centre - np.array([SAGITTAL_LEFT_MM, 0, 0])
+        column = []
+        for points in (_plane(centre, 0, 1), _plane(centre, 0, 2), _plane(beside, 1, 2)):
+            one, other = (
+                grey_levels(sample(*image, points, order=1, outside=window[0]), window)
+                for image, window in zip(images, windows, strict=True)
+            )
+            fields = np.add.outer(*(np.arange(n) * PIXEL_MM // FIELD_MM for n in one.shape)) % 2 == 0
+            column.append(np.repeat(np.where(fields, one, other)[..., None], 3, axis=-1))
+        columns.append(column)
+    return _stack([_row(list(row)) for row in zip(*columns, strict=True)], axis=0)
+
+
+def head_centre(data: Array, affine: Array, window: tuple[float, float]) -> Array:
+    """Middle (RAS+ mm) of what is bright, not further than :data:`HEAD_MM` below its top: a neck does not count."""
+    every = tuple(slice(None, None, 2) for _ in range(3))
+    bright: Array = np.argwhere(grey_levels(data[every], window) > BRIGHT) * 2
+    if not len(bright):
+        bright = (np.array(data.shape)[None] - 1) / 2
+    points = bright @ affine[:3, :3].T + affine[:3, 3]
+    centre: Array = points[points[:, 2] > np.percentile(points[:, 2], 99.9) - HEAD_MM].mean(axis=0)
+    return centre
 
 
 def encode(rgb: Array) -> bytes:

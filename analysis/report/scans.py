@@ -20,7 +20,8 @@ from analysis.intake.nifti import REPAIRS, WARNINGS
 from analysis.layout import EMBEDDED, PICTURES, Results, description_of
 from analysis.statistics import cohort as people
 
-from .content import STAGES, Cohort, without_paths
+from .content import STAGES, Cohort
+from .text import without_paths
 
 #: Scans that make a cohort to be ranked in.
 LEAST_SCANS = gate.COHORT_MINIMUM

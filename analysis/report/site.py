@@ -19,10 +19,11 @@ import synthsr
 from analysis import gate, tsv
 from analysis.statistics import figures
 from synthsr import files, labels
+from synthsr.progress import tracked
 
 from . import pictures, text
 from .content import Cohort
-from .scans import MEASURES, Scans
+from .scans import MEASURES, ScanPage, Scans
 
 HERE = Path(__file__).parent
 LEVELS = {"sessions": "one volume per session (median over its scans)", "scans": "one volume per scan"}
@@ -51,9 +52,10 @@ def write(cohort: Cohort, folder: Path, *, n_pictures: int, exclusions: Path | N
     """
     render = _renderer(folder)
     scans = Scans(cohort)
-    pages = {page.scan_id: page for page in scans}
+    pages: dict[str, ScanPage] = {}
     common = {"cohort_size": len(cohort.included), "is_synthetic": cohort.is_synthetic}
-    for page in pages.values():
+    for page in tracked(scans, what="pages of scans", total=len(cohort.every_scan)):
+        pages[page.scan_id] = page
         files.write_text(folder / "scans" / f"{page.scan_id}.html", render("scan.html", page=page, **common))
     for path in (folder / "scans").glob("*.*"):
         if path.stem not in pages:
@@ -95,9 +97,12 @@ def colours() -> dict[str, list[Any]]:
     }
 
 
-def data_uri(content: bytes | Path) -> str:
-    """A PNG as ``data:`` address."""
-    content = content.read_bytes() if isinstance(content, Path) else content
+def data_uri(content: bytes | Path | Callable[[], bytes]) -> str:
+    """A PNG, its file, or what draws it, as ``data:`` address."""
+    if isinstance(content, Path):
+        content = content.read_bytes()
+    elif callable(content):
+        content = content()
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
@@ -137,6 +142,7 @@ def _cohort_page(
         "people": cohort.demographics,
         "mix": cohort.mix,
         "quality": cohort.quality(limits),
+        **{name: table for section in cohort.sections for name, table in section.data.items()},
     }  # fmt: skip
     for name, table in tables.items():
         tsv.write(table, folder / "data" / f"{name}.tsv")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from analysis import tsv
@@ -33,6 +36,29 @@ def p_value(text: Any) -> str:
 def with_interval(value: str, low: str, high: str) -> str:
     """``0.81 (0.73 to 0.88)``; the value alone where there is no interval."""
     return value if NONE in (low, high) else f"{value} ({low} to {high})"
+
+
+def without_paths(reason: str) -> str:
+    """Drop the names of folders from a message: ``/data/x/scan.nii.gz: constant`` → ``scan.nii.gz: constant``."""
+    return re.sub(r"(?<!\S)(?:/|(?=[^\s/]+/[^\s/]+/))(?:[^\s/]+/)+", "", reason).strip()
+
+
+def counted(reasons: Iterable[tuple[str, str]]) -> list[tuple[str, str, int]]:
+    """Reasons by stage, the commonest first: those that differ only in numbers or names of scans count as one.
+
+    Returns
+    -------
+    Stage, the first of the reasons without folders, and how many there are.
+    """
+    examples: dict[tuple[str, str], str] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for stage, reason in reasons:
+        text = without_paths(reason) or "no reason given"
+        kind = (stage, re.sub(r"sub-\S+|\d+(\.\d+)?", "#", text))
+        examples.setdefault(kind, text)
+        counts[kind] += 1
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0][1]))
+    return [(kind[0], examples[kind], count) for kind, count in ranked]
 
 
 def capitalised(text: str) -> str:

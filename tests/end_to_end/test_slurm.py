@@ -60,8 +60,8 @@ def write_profile(folder: Path) -> Path:
     profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
     profile["default-resources"]["slurm_partition"] = "main"
     profile["slurm-status-command"] = "squeue"
-    # The plugin's default of 40 s is for jobs that take longer.
-    profile["slurm-init-seconds-before-status-checks"] = 5
+    # The plugin's default of 40 s is for jobs that take longer; each check that finds nothing adds 10 s to the next.
+    profile["slurm-init-seconds-before-status-checks"] = 3
     resources, threads = profile["set-resources"], profile["set-threads"]
     for rule in ("synthesise", "segment"):
         resources[rule], threads[rule] = {**resources[rule], "gpu": 1}, 2

@@ -13,6 +13,7 @@ import pytest
 
 from analysis import batch, journal, tsv
 from analysis.errors import DataError, ToolError
+from synthsr import progress
 
 SCANS = pd.DataFrame(
     [
@@ -99,6 +100,29 @@ def test_a_broken_tool_stops_the_job_without_a_table(tmp_path: Path) -> None:
     with pytest.raises(ToolError):
         stage.run()
     assert not stage.table.exists()
+
+
+def test_a_table_that_is_not_there_or_not_whole_names_the_stage_that_makes_it(tmp_path: Path) -> None:
+    path = tmp_path / "batches" / "segment" / "batch-0001.tsv"
+    with pytest.raises(DataError, match=r"batch-0001\.tsv: no such table; the stage segment leaves it"):
+        batch.rows(path)
+    path.parent.mkdir(parents=True)
+    path.write_text("scan_id\tstatus\n")
+    with pytest.raises(DataError, match=r"lacks the column participant_id, .*run the stage segment again"):
+        batch.rows(path)
+
+
+@pytest.mark.parametrize("is_overlapped", [False, True])
+def test_a_log_tells_how_far_the_batch_is(
+    tmp_path: Path, is_overlapped: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.0)
+    stage = Overlapped(tmp_path) if is_overlapped else Stage(tmp_path)
+    stage.run()
+    told = ["batches: scans: 1 of 3, 1 min left", "batches: scans: 2 of 3, 1 min left"]
+    assert capsys.readouterr().err.splitlines() == told
+    stage.run()
+    assert capsys.readouterr().err == "", "nothing was left to do"
 
 
 def test_rejections_are_tried_again_and_the_same_outcome_leaves_the_table(tmp_path: Path) -> None:

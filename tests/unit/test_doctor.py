@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,28 @@ def test_the_exit_code_is_that_of_what_the_study_asks_for(tmp_path: Path, capsys
     path.write_text("weights: {synthsr: /nowhere/x.safetensors}\n")
     assert cli.main(["doctor", "--configfile", str(path)]) == ToolError.exit_code
     assert "missing: weights of synthsr" in capsys.readouterr().err
-    path.write_text("- a list\n")
-    assert cli.main(["doctor", "--configfile", str(path)]) == ConfigurationError.exit_code
+    for text, said in (
+        ("- a list\n", "holds no `key: value` lines"),
+        ("tools: {fsl\nweights: secret: x\n", "line 2, column 8: "),
+        (None, "cannot be read (No such file or directory); give the study's configuration"),
+    ):
+        path.unlink() if text is None else path.write_text(text)
+        assert cli.main(["doctor", "--configfile", str(path)]) == ConfigurationError.exit_code
+        told = capsys.readouterr().err
+        assert said in told and "secret" not in told
+
+
+def test_the_converter_is_the_one_inside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = findings()["DICOM input"]
+    assert inside.state == doctor.OK and f"dcm2niix {metadata.version('dcm2niix')}, " in inside.what
+    (other := tmp_path / "dcm2niix").write_text("#!/bin/sh\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert findings()["DICOM input"] == inside
+    monkeypatch.setattr(doctor.util, "find_spec", lambda name: None)
+    lacking = findings()["DICOM input"]
+    assert lacking.state == doctor.MISSING
+    assert "pip install dcm2niix" in lacking.what and f"{other} is not used" in lacking.what
 
 
 def test_subjects_that_somebody_works_on_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,5 +119,8 @@ def test_subjects_that_somebody_works_on_are_told(tmp_path: Path, capsys: pytest
     assert "no IsRunning file" in capsys.readouterr().out
     (scripts / "IsRunning.lh").write_text("HOST elsewhere\nPROCESSID 12\n")
     os.utime(scripts / "IsRunning.lh", (1, 1))
+    assert cli.main(["doctor", "--subjects", str(tmp_path)]) == 0
+    assert cli.main(["doctor", "--subjects", str(tmp_path / "absent")]) == ConfigurationError.exit_code
+    assert "give that of FreeSurfer's subjects" in capsys.readouterr().err
     assert cli.main(["doctor", "--subjects", str(tmp_path)]) == 0
     assert "IsRunning.lh of elsewhere" in (said := capsys.readouterr().out) and "stale" in said

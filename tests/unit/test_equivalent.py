@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,14 +132,25 @@ def test_bfloat16_is_told(tmp_path: Path) -> None:
     assert 0 < np.abs(images[0] - images[1]).mean() < 1
 
 
-@pytest.mark.parametrize("program", ["synthsr", "analysis"])
-def test_commands_let_idle_threads_sleep(program: str) -> None:
-    """Which torch can be told only before it is imported."""
-    words = {"synthsr": ["predict", "no.nii", "out.nii"], "analysis": ["segment", "no.tsv", "--out", "out"]}[program]
+COMMANDS = {
+    "synthsr": ["predict no.nii out.nii", "segment no.nii out.nii"],
+    "analysis": [
+        "synthesise scans.tsv --out out",
+        "segment scans.tsv --out out",
+        "convert scans.tsv --out out --deface segmentation",
+        "multichannel --out out --weights no --contrasts T1w T2w",
+    ],
+}
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+def test_commands_let_idle_threads_sleep(tmp_path: Path, program: str) -> None:
+    """Which torch can be told only before it is imported; here it cannot be."""
+    (tmp_path / "scans.tsv").write_text("scan_id\tseries_id\tsource_key\n")
     script = (
-        f"import os, sys\nfrom {program} import cli\nassert 'torch' not in sys.modules\ncli.main({words})\n"
-        "print(os.environ['OMP_WAIT_POLICY'])"
+        f"import os, sys\nfrom {program} import cli\nassert 'torch' not in sys.modules\nsys.modules['torch'] = None\n"
+        f"for command in {COMMANDS[program]}:\n    os.environ.pop('OMP_WAIT_POLICY', None)\n"
+        "    try: cli.main(command.split())\n    except ImportError: pass\n    print(os.environ['OMP_WAIT_POLICY'])"
     )
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == "PASSIVE"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["PASSIVE"] * len(COMMANDS[program]), done.stderr

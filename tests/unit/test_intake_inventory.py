@@ -341,6 +341,17 @@ def test_names_and_batches_stay_when_studies_arrive(clinic: Clinic) -> None:
         assert clinic.results.batch("select", batch).stat().st_mtime == 0
 
 
+def test_batches_have_about_as_many_voxels(clinic: Clinic) -> None:
+    for number, n_slices in enumerate((20, 34, 24, 36, 22, 32)):
+        maker.write_series(
+            clinic.source, patient=f"{number}", study=f"1.2.{number + 10}", places=maker.positions(n_slices, 6.0)
+        )
+    assert clinic.inventory("--batch-size", "3") == 0
+    series = clinic.series.astype({"n_slices": int})
+    # Sums of 82 and 86 slices; half of the study has up to 102.
+    assert series.groupby("batch").n_slices.apply(sorted).to_dict() == {"0001": [22, 24, 36], "0002": [20, 32, 34]}
+
+
 def test_series_that_are_gone_are_left_out_unless_converted(clinic: Clinic) -> None:
     for name in ("kept", "gone"):
         maker.write_series(clinic.source / name, patient=name, study=f"1.2.{len(name)}.{ord(name[0])}")

@@ -85,7 +85,7 @@ def test_inventory_reads_what_was_fetched(client: Client, tmp_path: Path) -> Non
 @pytest.mark.parametrize("way", WAYS)
 def test_many_studies_in_spite_of_a_cut_and_of_a_pacs_that_is_gone(client: Client, way: str) -> None:
     """``benchmarks/fetch_pacs.py`` does this with all 200."""
-    n_studies = 20
+    n_studies = 10
     lines = [{"accession_number": f"A{number:03d}"} for number in range(0, N_STUDIES, N_STUDIES // n_studies)]
     found = client.fetch_in_spite_of_a_cut(way, lines[:n_studies])
     assert found.n_cut == 1 and found.is_resumed_without_fetching_twice
@@ -179,12 +179,13 @@ def test_tls(tmp_path: Path, server: Orthanc, way: str) -> None:
     ("settings", "said"),
     [
         ({"retrieve": "push"}, "none of get, move, web"),
-        ({"retrieve": "get"}, "needs host"),
+        ({"retrieve": "get"}, "needs host; add it (config/pacs.yaml"),
+        ({"host": "x"}, "lacks retrieve; add it"),
         ({"retrieve": "move", "host": "x", "port": 104}, "needs own_host"),
         ({"retrieve": "web", "url": "http://x", "hots": "x"}, "there is no 'hots'"),
         ({"retrieve": "web", "url": "http://x", "attempts": 0}, "not above zero"),
         ({"retrieve": "web", "url": "http://x", "ca": "no.pem"}, "is not a file"),
-        ({"retrieve": "get", "host": "x", "port": "104"}, "is not of the kind int"),
+        ({"retrieve": "get", "host": "x", "port": "104"}, "port: '104' will not do; give a whole number"),
         ({"retrieve": "get", "host": "x", "port": 1 << 16}, "is no port"),
         ({"retrieve": "get", "host": "x", "port": 104, "title": "A" * 17}, "1 to 16 letters"),
         ({"retrieve": "get", "host": "x", "port": 104, "certificate": "pacs.yaml"}, "certificate without encryption"),

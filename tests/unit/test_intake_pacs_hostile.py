@@ -149,7 +149,7 @@ def test_images_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, too
 
     with Scp(find_one, get) as settings:
         # What is broken off is seen when the time for an answer is over.
-        (row,) = fetched(tmp_path, {**settings, "timeout_s": 5, "attempts": 1}).to_dict("records")
+        (row,) = fetched(tmp_path, {**settings, "timeout_s": 2, "attempts": 1}).to_dict("records")
     assert row["status"] == "partial" and "the connection is lost whenever" in row["reason"]
     assert not list((tmp_path / "out").rglob("*.dcm"))
 

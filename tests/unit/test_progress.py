@@ -8,9 +8,13 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from pathlib import Path
 
+import dicom_maker
 import pytest
+from results_maker import make_results
 
+from analysis import cli
 from synthsr import progress
 
 
@@ -54,6 +58,27 @@ def test_bar_in_a_terminal() -> None:
     os.close(ours)
     assert "scans" in shown and "0/2" in shown
     assert done.stdout.splitlines() == ["one done", "two done"]
+
+
+def test_commands_tell_what_they_work_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.0)
+    for number in "12":
+        dicom_maker.write_series(tmp_path / "source", patient=f"Quokka^{number}", study=f"1.{number}", series=number)
+
+    def told(*words: str | Path) -> str:
+        assert cli.main([str(word) for word in words]) == 0
+        return capsys.readouterr().err
+
+    source, out = tmp_path / "source", tmp_path / "results"
+    lines = told("inventory", source, "--out", out)
+    assert "headers read: 1 of " in lines and "series judged: 1 of 2, 1 min left" in lines
+    lines += told("deidentify", source, "--out", tmp_path / "shared")
+    assert "series copied: 1 of 2, 1 min left" in lines
+    assert "Quokka" not in lines and str(tmp_path) not in lines
+    make_results(tmp_path / "study", n_people=2)
+    assert "pages of scans: 1 of 3, 1 min left" in told("report", tmp_path / "study")
 
 
 def test_hours_are_told() -> None:

@@ -19,6 +19,7 @@ from analysis.layout import Results
 from analysis.registration import align, cohort, transforms
 from analysis.registration.pairs import Image
 from analysis.registration.transforms import Grid
+from analysis.report.sections import registration
 from analysis.statistics import landmarks
 
 #: How the head has moved between two series.
@@ -139,6 +140,13 @@ class TestCohort:
         assert main(call) == 0
         assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
         assert (folder / "fixed_midspace.nii.gz").is_file()
+        section = registration.registration_section(results)
+        assert section is not None and section.tables[0].rows[-1][2:] == ["1", "0"]
+        measured = json.loads((folder / "registration.json").read_text())["Quality"]
+        assert section.data["registration_pairs"]["nmi"].tolist() == [measured["nmi"]]
+        assert set(section.data["registration_pairs"]["outlier"]) == {"no"}
+        (shown,) = section.gallery
+        assert callable(shown.picture) and shown.picture().startswith(b"\x89PNG")
 
     def test_landmark_errors_reach_the_comparison(self, study):
         call = ["register-cohort", "landmarks", "--out", str(study), "--transform", "rigid", "--spacing-mm", "20",

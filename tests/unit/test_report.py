@@ -9,11 +9,20 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from results_maker import SHA256, make_pictures, make_results, run_further_statistics, run_statistics
+from results_maker import (
+    SHA256,
+    make_atlas,
+    make_pictures,
+    make_registration,
+    make_results,
+    run_further_statistics,
+    run_statistics,
+)
 
 from analysis import cli, tsv
 from analysis.layout import Results
 from analysis.report import content, pictures, planes, sections, text
+from analysis.report.sections import registration
 from synthsr import labels
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & <img src=http://evil/x.png>"
@@ -133,11 +142,16 @@ def further(tmp_path_factory) -> Results:
     """Every statistic that a study can ask for, with hostile names of groups, sites, contrasts and scores."""
     results = make_results(tmp_path_factory.mktemp("further") / "results", n_people=30)
     run_further_statistics(results, hostile=HOSTILE)
+    make_registration(results, hostile=HOSTILE)
+    make_atlas(results, hostile=HOSTILE)
     assert cli.main(["report", str(results.root), "--pictures", "0"]) == 0
     return results
 
 
-ANCHORS = ("groups", "arms", "asymmetry", "landmarks", "lesion-map", "tbm", "thickness", "harmonise")
+ANCHORS = (
+    *("groups", "arms", "asymmetry", "registration", "landmarks", "atlas", "lesion-map", "tbm", "thickness"),
+    "harmonise",
+)
 
 
 def test_every_statistic_has_a_section_with_figure_table_method_and_limits(further):
@@ -177,6 +191,83 @@ def test_numbers_are_those_of_the_tables(further):
     held = tsv.read(further.statistics("arm-cubic") / "agreement.tsv").set_index("structure").loc["Hippocampus"]
     expected = f"{float(held['pearson_r']):.2f} · {float(held['mean_absolute_error_percent']):.1f} %"
     assert dict(zip(against.head, against.rows[1], strict=True))["Hippocampus"] == expected
+
+
+def test_registration_tells_what_was_done_and_which_pairs_stand_out(further):
+    section = next(section for section in sections.collect(further) if section.anchor == "registration")
+    tasks, measures, outliers = section.tables
+    assert [row[2:] for row in tasks.rows] == [["1", "1"], ["8", "1"]]
+    assert tasks.rows[1][1].startswith("1 × sub-") and ".nii.gz: holds 3 %" in tasks.rows[1][1]
+    assert (
+        "/data" not in further.report.read_text() + (further.report.parent / "data/registration_tasks.tsv").read_text()
+    )
+    by_name = {row[0]: row for row in measures.rows}
+    assert by_name["Part of voxels where space folds"][3:] == ["0.0001", "1"]
+    assert by_name["Normalised mutual information"][1] == "8" and len(by_name) == 6, "one was never measured"
+    ((scan, why),) = outliers.rows
+    assert why == "part of voxels where space folds 0.0400, limit 0.0001"
+    pairs = tsv.read(further.report.parent / "data" / "registration_pairs.tsv").set_index("scan_id")
+    assert list(pairs.index[pairs["outlier"] == "yes"]) == [scan]
+    assert len(section.gallery) == 8 and section.gallery[0].caption == f"{scan} with ses-01: {why}"
+    assert further.report.read_text().count('loading="lazy"') == 8
+
+
+def test_limits_are_robust_and_need_pairs():
+    measures = dict.fromkeys(registration.MEASURES, [np.nan] * 7)
+    pairs = pd.DataFrame({**measures, "nmi": [1.2, 1.21, 1.19, 1.2, 1.22, 1.0, 1.5]})
+    table, limits = registration.judged(pairs)
+    # Median 1.2, median absolute deviation 0.02 of 0, 0.01, 0.01, 0, 0.02, 0.2, 0.3 → 0.01.
+    assert limits.set_index("measure").loc["nmi", "limit"] == pytest.approx(1.2 - 5 * 1.4826 * 0.01)
+    assert list(table["outlier"]) == [*["no"] * 5, "yes", "no"], "a high similarity is not bad"
+    few, limits = registration.judged(pairs.tail(4))
+    assert set(few["outlier"]) == {"no"} and limits["limit"].isna().all()
+
+
+def test_atlas_tells_rounds_and_outliers(further):
+    section = next(section for section in sections.collect(further) if section.anchor == "atlas")
+    rounds, measures, outliers, images = section.tables
+    assert [row[:4] for row in rounds.rows] == [
+        ["0", "start", "3", "–"],
+        ["1", "affine", "3", "25.00"],
+        ["2", "svf", "3", "1.25"],
+    ]
+    assert rounds.rows[-1][-1] == "yes" and measures.rows[0][2] == "0.800 (0.800 to 0.800)"
+    assert [row[0] for row in outliers.rows] == ["sub-0003"]
+    assert [row[0] for row in images.rows] == ["template_T1w.nii.gz", "median_FLAIR.nii.gz", "labels.nii.gz"]
+    assert section.lead.startswith("3 members; the registration of 1")
+
+
+def test_fields_of_a_checkerboard_are_of_one_image_and_the_other(tmp_path):
+    numbers = np.zeros((50, 60, 50), np.float32)
+    numbers[10:40, 10:50, 10:40] = 50
+    affine = np.diag([4.0, 4, 4, 1])
+    affine[:3, 3] = [-98, -118, -98]
+    for name, data in (("one", numbers), ("same", 9 * numbers), ("inverse", 50 - numbers)):
+        nib.save(nib.Nifti1Image(data, affine), tmp_path / f"{name}.nii.gz")
+    pairs = [(tmp_path / "one.nii.gz", tmp_path / f"{name}.nii.gz") for name in ("same", "inverse")]
+    board = planes.checkerboards(pairs)
+    half = (board.shape[1] - planes.GAP_PIXELS) // 2
+    same, inverse = board[:, :half, 0], board[:, -half:, 0]
+    assert set(np.unique(same)) >= {0, 255} and (same[80:130, 90:120] == 255).all(), "nothing shows where they agree"
+    field = int(planes.FIELD_MM)
+    # Two neighbouring fields in the middle of the head: the one image's and its inverse.
+    rows = slice(field * 4 + 2, field * 5 - 2)
+    left = (half - int(2 * planes.HALF_MM[0])) // 2
+    fields = [inverse[rows, left + field * n + 2 : left + field * (n + 1) - 2] for n in (3, 4)]
+    assert sorted(np.unique(part).tolist() for part in fields) == [[0], [255]]
+
+
+def test_the_middle_of_a_head_is_found_above_its_neck():
+    data = np.zeros((60, 60, 90), np.float32)
+    data[20:40, 15:45, 50:85] = 100  # 140 mm high
+    data[25:35, 20:40, :50] = 100
+    affine = np.diag([4.0, 4, 4, 1])
+    upside_down = np.diag([1.0, -1, -1, 1])
+    upside_down[1:3, 3] = [59, 89]
+    for voxels, place in ((data, affine), (data[:, ::-1, ::-1], affine @ upside_down)):
+        x, y, z = planes.head_centre(voxels, place, (0.0, 100.0))
+        assert abs(x - 118) < 6 and abs(y - 118) < 6 and 255 < z < 280
+    assert planes.head_centre(0 * data, affine, (0.0, 1.0)).tolist() == [118, 118, 178]
 
 
 def test_agreement_is_shown_by_slice_distance(study):
@@ -240,7 +331,7 @@ def test_without_truth_there_is_no_agreement(tmp_path):
     ],
 )
 def test_reasons_lose_their_folders(given, shown):
-    assert content.without_paths(given) == shown
+    assert text.without_paths(given) == shown
 
 
 def test_montage_shows_all_three_at_the_same_place_whatever_the_orientation(tmp_path):

@@ -7,10 +7,11 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from results_maker import make_pictures, make_results
+from results_maker import make_atlas, make_pictures, make_registration, make_results
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -35,7 +36,16 @@ def study(tmp_path_factory) -> Results:
     tsv.write(table, results.gate)
     decided = pd.DataFrame([("sub-0003_ses-01_run-1_FLAIR", "no", "moved")], columns=list(gate.EXCLUSION_COLUMNS))
     tsv.write(decided, results.root.parent / "exclusions.tsv")
-    make_pictures(results, 2)
+    # A lesion of the second scan shown, in its left half.
+    scan = results.raw(tsv.read(results.batch("segment", "0001"))["scan_id"][1])
+    raw, lesions = nib.load(scan), results.root.parent / "lesions"
+    mask = np.zeros(raw.shape, np.uint8)
+    mask[12:18, 20:36, 8:16] = 1
+    lesions.mkdir()
+    nib.save(nib.Nifti1Image(mask, raw.affine), lesions / scan.name)
+    make_pictures(results, 2, lesions=lesions)
+    make_registration(results, n_pairs=5, hostile=HOSTILE)
+    make_atlas(results, hostile=HOSTILE)
     assert cli.main(["report", str(results.root), "--exclusions", str(results.root.parent / "exclusions.tsv")]) == 0
     return results
 
@@ -178,8 +188,20 @@ def test_the_viewer_shows_a_scan_and_both_sides_move_together(open_page, study):
     wait(browser, lambda b: all(way in place.text for way in ("left", "back", "up")))
     wait(browser, lambda b: all((pixels(c) != p).any() for c, p in zip(canvases, before, strict=True)))
     assert violations(browser) == []
+    lesion = browser.find_element(By.ID, "lesion")
+    assert not lesion.is_displayed(), "this scan has none"
     browser.find_element(By.ID, "next").click()
     wait(browser, lambda b: b.execute_script(viewed) == shown[1])
+
+    def red() -> list[int]:
+        """Red pixels on the left and on the right of the first plane."""
+        picture = pixels(canvases[0]).astype(int)[:48]
+        is_red = picture[..., 0] - picture[..., 1:].max(axis=-1) > 90
+        return [int(is_red[:, :18].sum()), int(is_red[:, 18:36].sum())]
+
+    wait(browser, lambda b: (seen := red())[0] > 10 > 4 * seen[1])  # the patient's left is on the left
+    lesion.click()
+    wait(browser, lambda b: sum(red()) < 3)
 
 
 def test_decisions_are_kept_and_the_gate_reads_what_is_saved(open_page, study, downloads):

@@ -11,7 +11,7 @@ import jsonschema
 import pandas as pd
 import pytest
 import yaml
-from results_maker import make_results, run_further_statistics
+from results_maker import make_results, run_arms
 
 from analysis import cli, tsv
 
@@ -61,7 +61,6 @@ def study(script, tmp_path_factory):
     made = script["Study"](tmp_path_factory.mktemp("validation"))
     make_results(made.main.root)
     make_results(made.cubic.root)
-    run_further_statistics(made.main)
     truth = made.main.root / "truth.tsv"
     assert cli.main(["agreement", str(made.main.volumes), str(truth), "--out",
                      str(made.main.statistics("agreement"))]) == 0  # fmt: skip
@@ -69,7 +68,11 @@ def study(script, tmp_path_factory):
     links = sessions.assign(study_uid="uid-" + sessions["participant_id"], patient_id=sessions["participant_id"])
     tsv.write(links, made.links)
     ill = [("Control", "Control", "AD")[person % 3] for person in range(len(links))]
-    tsv.write(links.assign(diagnosis=ill).drop(columns=["participant_id", "session_id"]), made.clinic / "sessions.tsv")
+    people = links.assign(diagnosis=ill)
+    tsv.write(people.drop(columns=["participant_id", "session_id"]), made.clinic / "sessions.tsv")
+    tsv.write(people, made.root / "people.tsv")
+    groups = ["--groups", "AD", "Control", "--replicates", "100"]
+    run_arms(made.main, ["--participants", made.root / "people.tsv", *groups])
     known = tsv.read(truth).merge(links, on=["participant_id", "session_id"])
     tsv.write(known[["study_uid", "structure", "volume_mm3"]], made.clinic / "truth.tsv")
     script["further_statistics"](made)

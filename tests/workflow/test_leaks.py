@@ -139,6 +139,7 @@ HIDDEN: dict[str, Callable[[str], bytes]] = {
     "sqlite": _sqlite,
     "pdf": _pdf,
     "utf-16": lambda secret: f"a {secret}".encode("utf-16"),
+    "utf-16 within voxels": lambda secret: bytes(999) + secret.encode("utf-16-be") + bytes(999),
     "json": lambda secret: json.dumps([f"a {secret}"]).encode(),
     "page": lambda secret: f"<p>{html.escape(secret)}</p>".encode(),
     "address": lambda secret: urllib.parse.quote(f"/a/{secret}").encode(),

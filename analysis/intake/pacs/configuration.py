@@ -11,10 +11,18 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from analysis.errors import ConfigurationError
+from analysis.errors import ConfigurationError, yaml_fault
 
 GET, MOVE, WEB = "get", "move", "web"
-_KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "Path": str, "tuple[str, ...]": list}
+#: Of a field's type: what YAML gives, and what people call it.
+_KINDS: dict[str, tuple[Any, str]] = {
+    "str": (str, "a text"),
+    "int": (int, "a whole number, without quotes"),
+    "float": ((int, float), "a number, without quotes"),
+    "Path": (str, "the path of a file"),
+    "tuple[str, ...]": (list, "a list, such as [MR, CT]"),
+}
+EXAMPLE = "config/pacs.yaml is an example"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,21 +96,23 @@ def read(path: Path) -> Pacs:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigurationError(f"{path}: no such file; config/pacs.yaml is an example") from error
+        raise ConfigurationError(f"{path}: no such file; {EXAMPLE}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not readable as YAML: {error}") from error
+        raise ConfigurationError(f"{path}: not YAML: {yaml_fault(error)}; mend that line") from error
     if not isinstance(content, dict):
-        raise ConfigurationError(f"{path}: expected keys and values; config/pacs.yaml is an example")
+        raise ConfigurationError(f"{path}: expected `key: value` lines; {EXAMPLE}")
     known = {field.name: field for field in fields(Pacs)}
     if unknown := set(content) - set(known):
-        raise ConfigurationError(f"{path}: there is no {sorted(unknown)[0]!r}; there are {', '.join(known)}")
+        name = sorted(map(str, unknown))[0]
+        raise ConfigurationError(f"{path}: there is no {name!r}; is it misspelt? There are {', '.join(known)}")
     if lacking := [name for name, field in known.items() if field.default is MISSING and name not in content]:
-        raise ConfigurationError(f"{path}: lacks {lacking[0]}")
+        raise ConfigurationError(f"{path}: lacks {lacking[0]}; add it ({EXAMPLE})")
     values: dict[str, Any] = {}
     for name, value in content.items():
         kind = str(known[name].type).removesuffix(" | None")
-        if not isinstance(value, _KINDS[kind]) or isinstance(value, bool):
-            raise ConfigurationError(f"{path}: {name}: {value!r} is not of the kind {kind}")
+        expected, words = _KINDS[kind]
+        if not isinstance(value, expected) or isinstance(value, bool):
+            raise ConfigurationError(f"{path}: {name}: {value!r} will not do; give {words}")
         values[name] = path.parent / value if kind == "Path" else tuple(value) if kind.startswith("tuple") else value
     pacs = Pacs(**values)
     _check(pacs, path)
@@ -112,24 +122,28 @@ def read(path: Path) -> Pacs:
 def _check(pacs: Pacs, path: Path) -> None:
     needed = {GET: ("host", "port"), MOVE: ("host", "port", "own_host", "own_port"), WEB: ("url",)}
     if pacs.retrieve not in needed:
-        raise ConfigurationError(f"{path}: retrieve: {pacs.retrieve!r} is none of {', '.join(needed)}")
+        raise ConfigurationError(
+            f"{path}: retrieve: {pacs.retrieve!r} is none of {', '.join(needed)}; give one of them"
+        )
     for name in needed[pacs.retrieve]:
         if not getattr(pacs, name):
-            raise ConfigurationError(f"{path}: retrieve: {pacs.retrieve} needs {name}")
+            raise ConfigurationError(f"{path}: retrieve: {pacs.retrieve} needs {name}; add it ({EXAMPLE})")
     _check_address(pacs, path)
     for name in ("files_per_second", "timeout_s", "attempts"):
         if getattr(pacs, name) <= 0:
-            raise ConfigurationError(f"{path}: {name}: {getattr(pacs, name)} is not above zero")
+            raise ConfigurationError(f"{path}: {name}: {getattr(pacs, name)} is not above zero; give a number that is")
     for name in ("ca", "certificate", "key"):
         file = getattr(pacs, name)
         if file and not file.is_file():
-            raise ConfigurationError(f"{path}: {name}: {file} is not a file")
+            raise ConfigurationError(
+                f"{path}: {name}: {file} is not a file; give one in PEM, from this file's folder on"
+            )
     if pacs.certificate and not pacs.is_encrypted:
         raise ConfigurationError(f"{path}: certificate without encryption: give ca, or a url of https")
     if pacs.ca and not pacs.is_encrypted:
-        raise ConfigurationError(f"{path}: ca is given, but url is not of https")
+        raise ConfigurationError(f"{path}: ca is given, but url is not of https; give such a url, or leave ca out")
     if pacs.retrieve == MOVE and pacs.ca and not pacs.certificate:
-        raise ConfigurationError(f"{path}: retrieve: move with ca needs certificate, as the PACS calls us")
+        raise ConfigurationError(f"{path}: retrieve: move with ca needs certificate, as the PACS calls us; add ours")
 
 
 def _check_address(pacs: Pacs, path: Path) -> None:
@@ -138,7 +152,7 @@ def _check_address(pacs: Pacs, path: Path) -> None:
             raise ConfigurationError(f"{path}: {name}: 1 to 16 letters and digits are allowed")
     for name in ("port", "own_port"):
         if not 0 <= getattr(pacs, name) < 1 << 16:
-            raise ConfigurationError(f"{path}: {name}: {getattr(pacs, name)} is no port")
+            raise ConfigurationError(f"{path}: {name}: {getattr(pacs, name)} is no port; give 1 to 65535")
     if pacs.retrieve != WEB:
         return
     address = urlsplit(pacs.url)

@@ -14,6 +14,7 @@ from analysis import tsv
 from analysis.errors import ToolError
 from analysis.intake import profile
 from analysis.intake.pseudonyms import inert
+from synthsr.progress import tracked
 
 from .configuration import WEB, Pacs
 from .folder import Pace, SeriesFolder
@@ -189,7 +190,7 @@ def fetch(pacs: Pacs, wanted: Sequence[Request], root: Path) -> pd.DataFrame:
     fetcher = Fetcher(pacs, root)
     written = time.monotonic()
     try:
-        for request in wanted:
+        for request in tracked(wanted, what="lines fetched", total=len(wanted)):
             fetcher.request(request)
             if time.monotonic() - written > WRITE_EVERY_S:
                 _write(fetcher, root)

@@ -11,9 +11,11 @@ from dataclasses import replace
 
 from analysis.layout import Results
 
+from .atlas import atlas_section
 from .groups import arms_section, groups_section
 from .images import landmarks_section, lesion_map_section, tbm_section, thickness_section
 from .parts import Section
+from .registration import registration_section
 from .volumes import agreement_section, asymmetry_section, harmonise_section
 
 
@@ -24,7 +26,9 @@ def collect(results: Results) -> list[Section]:
         groups_section,
         arms_section,
         asymmetry_section,
+        registration_section,
         landmarks_section,
+        atlas_section,
         lesion_map_section,
         tbm_section,
         thickness_section,

@@ -67,7 +67,8 @@ def landmarks_section(results: Results) -> Section | None:
             )
         ],
         **found.remarks(),
-        limits="The registration was made outside this pipeline; its settings are not known here.",
+        limits="Landmarks tell of the places where they are, and of how well they were placed. Unless the errors are "
+        "this study's own (registration/landmarks/errors.tsv), the registration's settings are not known here.",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ NOTE = "Note"
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture that a statistic drew.
+    """A picture.
 
     Attributes
     ----------
-    path
-        PNG.
+    picture
+        PNG that a statistic drew, or what draws one.
     alt
         What those who do not see it miss.
     caption
@@ -36,7 +36,7 @@ class Figure:
         Tables of what is drawn.
     """
 
-    path: Path
+    picture: Path | Callable[[], bytes]
     alt: str
     caption: str
     sources: tuple[Path, ...] = ()
@@ -83,6 +83,10 @@ class Section:
         Name in addresses, heading, what was asked of whom.
     figures, tables
         What was found.
+    gallery, gallery_lead
+        Small pictures behind the tables, and what they are together.
+    data
+        Tables of the section's own, by name: the page writes them to ``data/NAME.tsv``.
     notes
         What was left out.
     method
@@ -98,6 +102,9 @@ class Section:
     lead: str
     figures: list[Figure]
     tables: list[Table]
+    gallery: list[Figure] = field(default_factory=list)
+    gallery_lead: str = ""
+    data: dict[str, pd.DataFrame] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     method: str = ""
     sources: list[str] = field(default_factory=list)
