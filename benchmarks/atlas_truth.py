@@ -25,6 +25,7 @@ from scipy import ndimage
 
 from analysis import tsv
 from analysis.atlas.folder import Folder
+from analysis.atlas.members import read as members_of
 from analysis.layout import Private, Results
 from analysis.registration.transforms import Field
 from analysis.simulate import anatomy, build, clinic, deform, heads, lesions, patients, render, vessels
@@ -88,31 +89,40 @@ def compare(study: Path, configuration: Path) -> dict[str, Any]:
     brain = np.asarray(nib.load(folder.root / "brain.nii.gz").dataobj) > 0
     known = tsv.read(Private(study / "private").sessions, columns=("participant_id", "study_uid"))
     people = tsv.read(study / "clinic" / "sessions.tsv", columns=("patient_id", "study_uid"))
-    names = known.merge(people, on="study_uid").set_index("patient_id")["participant_id"]
+    linked = known[["participant_id", "study_uid"]].merge(people[["patient_id", "study_uid"]], on="study_uid")
+    names = linked.set_index("patient_id")["participant_id"]
     configured = clinic.read(configuration)
     loaded = anatomy.load(build.find_anatomies(anatomy.DEFAULT)[0], grid_mm=configured.grid_mm)
     sinus = vessels.superior_sinus(loaded)
-    places, truth = [], np.zeros(loaded.numbers.shape)
+    members = {}
     for patient in patients.draw(configured):
         name = names.get(patient.identifier)
         if name is None or not folder.displacement(name).is_file():
             print(f"{patient.identifier} is not in the atlas", file=sys.stderr)
             continue
-        head = head_of(configured, loaded, sinus, patient)
-        field = Field.load(folder.displacement(name))
-        places.append(base_places(head, (field.grid.points() + field.displacement_mm)[brain]))
-        truth += np.asarray(head.lesion) > 0
-    every = np.stack(places)
+        members[name] = head_of(configured, loaded, sinus, patient)
+    fields = {name: Field.load(folder.displacement(name)) for name in members}
+    points = {name: (field.grid.points() + field.displacement_mm)[brain] for name, field in fields.items()}
+    every = np.stack([base_places(head, points[name]) for name, head in members.items()])
     middle = every.mean(axis=0)
-    true_share = ndimage.map_coordinates(truth / len(places), middle.T, order=1)
-    ours = nib.load(results.statistics("lesion-map") / "lesion_probability.nii.gz")
-    share = np.asarray(ours.dataobj, dtype=float)[brain]
     apart = np.linalg.norm(every - middle, axis=-1)
+    masks = {member["participant_id"]: Path(member["lesion"]) for member in members_of(folder)}
+    # Both on the atlas's grid: what a tumour grew from, and the masks as drawn, each through the true deformations.
+    origin = np.mean([sampled(np.asarray(head.lesion) > 0, middle) for head in members.values()], axis=0)
+    true_masks = np.mean([nearest(masks[name], head.carried_mm(middle)) for name, head in members.items()], axis=0)
+    share = np.asarray(nib.load(results.statistics("lesion-map") / "lesion_probability.nii.gz").dataobj, dtype=float)[
+        brain
+    ]
     rounds = tsv.read(folder.root / "rounds.tsv").to_dict("records")
     return {
-        "members": len(places),
-        "lesion_pearson_r": float(np.corrcoef(share, true_share)[0, 1]),
-        "lesion_mean_probability": [float(share.mean()), float(true_share.mean())],
+        "members": len(members),
+        "pearson_r_masks_by_true_deformations": float(np.corrcoef(share, true_masks)[0, 1]),
+        "pearson_r_tissue_the_tumours_grew_from": float(np.corrcoef(share, origin)[0, 1]),
+        "pearson_r_of_these_two_truths": float(np.corrcoef(true_masks, origin)[0, 1]),
+        "mean_probability": {
+            name: float(values.mean())
+            for name, values in (("atlas", share), ("true_masks", true_masks), ("origin", origin))
+        },
         "apart_mean_mm": float(apart.mean()),
         "apart_p95_mm": float(np.percentile(apart, 95)),
         "outliers": len(tsv.read(folder.root / "outliers.tsv")),
@@ -134,6 +144,18 @@ def base_places(head: render.Head, points_mm: npt.NDArray[np.float64]) -> npt.ND
     undeformed = points_mm @ head.to_base[:, :3].T + head.to_base[:, 3]
     nodes = torch.from_numpy(((undeformed - (grid - 1) / 2) / grid).astype(np.float32))
     return np.asarray(undeformed + deform.sample(head.pull_mm, nodes).movedim(0, -1).numpy())
+
+
+def sampled(inside: npt.NDArray[np.bool_], places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A mask of the base at places in its voxels (N, 3), nearest voxel."""
+    return np.asarray(ndimage.map_coordinates(inside.astype(np.float32), places.T, order=0))
+
+
+def nearest(path: Path, points_mm: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Whether a mask's file is not 0 at points of the scanner (N, 3), nearest voxel."""
+    image = nib.load(path)
+    voxels = (points_mm - image.affine[:3, 3]) @ np.linalg.inv(image.affine[:3, :3]).T
+    return np.asarray(ndimage.map_coordinates(np.asarray(image.dataobj, dtype=np.float32), voxels.T, order=0) > 0)
 
 
 if __name__ == "__main__":

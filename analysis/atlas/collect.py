@@ -32,8 +32,9 @@ from .rounds import BRAIN_LEVEL, facts_of, template_of
 
 QUALITY = ("lncc", "nmi", "ncc", "dice_mean", "jacobian_p1", "jacobian_p99", "folding_fraction", "overlap_fraction",
            "affine_scale")  # fmt: skip
-#: Measures by which a member is an outlier, and which side is bad.
-BAD_SIDE = {"lncc": -1, "dice_mean": -1, "jacobian_p1": -1, "jacobian_p99": 1}
+#: Measures by which a member is an outlier: which side is bad, and the least distance from the others that counts, as
+#: members of one kind can be so alike that a thousandth is many deviations.
+BAD_SIDE = {"lncc": (-1, 0.02), "dice_mean": (-1, 0.03), "jacobian_p1": (-1, 0.1), "jacobian_p99": (1, 0.2)}
 #: Median absolute deviations, scaled to standard deviations, beyond which a member is an outlier.
 OUTLIER_SD = 5.0
 MAD_TO_SD = 1.4826
@@ -176,13 +177,13 @@ def judged(table: pd.DataFrame) -> pd.DataFrame:
     :data:`MINIMUM_FOR_OUTLIERS` only folding tells.
     """
     reasons: list[list[str]] = [[] for _ in range(len(table))]
-    for name, side in BAD_SIDE.items():
+    for name, (side, least) in BAD_SIDE.items():
         if name not in table or len(table) < MINIMUM_FOR_OUTLIERS:
             continue
         values = table[name].to_numpy(dtype=float)
         middle = np.nanmedian(values)
         spread = MAD_TO_SD * np.nanmedian(np.abs(values - middle))
-        for row in np.flatnonzero(side * (values - middle) > max(OUTLIER_SD * spread, 1e-6)):
+        for row in np.flatnonzero(side * (values - middle) > max(OUTLIER_SD * spread, least)):
             reasons[row].append(f"{name} {values[row]:.3g}, of the others {middle:.3g}")
     for row in np.flatnonzero(table["folding_fraction"].to_numpy(dtype=float) > FOLDING_LIMIT):
         reasons[row].append(f"space folds in {100 * table['folding_fraction'].iloc[row]:.2g} % of the brain")

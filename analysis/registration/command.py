@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .transforms import Grid, Transform
 
 #: Raise when the output of unchanged input with unchanged programs changes.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 SIDECAR, WARPED, POINTS = "registration.json", "warped.nii.gz", "points"
 ITK_DISPLACEMENT = "displacement_itk.nii.gz"
 #: Both scans of a longitudinal pair in the mid-space.

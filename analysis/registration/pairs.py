@@ -25,9 +25,12 @@ from .transforms import Field, Grid, Matrix, Transform
 KINDS = ("rigid", "affine", "svf")
 #: Standard deviation of the Gaussian within which correlation is local.
 LNCC_SD_MM = 5.0
-#: Blocks are matched voxel by voxel, which leaves up to half of one. Scans without a voxel side below this are matched
-#: once more with voxels of half the size, by this percentage of the blocks and so many times.
-COARSE_MM, FINE_BLOCKS_PERCENT, FINE_ITERATIONS = 1.25, 10, 2
+#: Blocks are matched voxel by voxel, which leaves up to half of one. Scans are therefore matched once more in smaller
+#: voxels, with a shortest side of this, or of half the scans' own where those are longer than twice this; by this
+#: percentage of the blocks, so many times.
+FINE_MM, FINE_BLOCKS_PERCENT, FINE_ITERATIONS = 0.8, 10, 2
+#: Thick slices, whose longest voxel side is more than so many times the shortest, are not: there it has made it worse.
+THICK = 1.5
 #: Volume that an affine may make of a voxel; beyond it has lost the head.
 LEAST_SCALE, LARGEST_SCALE = 0.3, 3.0
 #: Part of the fixed scan's voxels whose place the moving scan must hold.
@@ -371,20 +374,22 @@ def _linear(
     if initial is not None:
         transforms.write_matrix(np.eye(4), folder / "start.txt")
         inputs["in_aff_file"] = str(folder / "start.txt")
-    matrix = _matched(inputs, settings, folder)
-    if min(scan.grid.spacing_mm.min() for scan in (fixed, moving)) >= COARSE_MM:
-        transforms.write_matrix(matrix, folder / "coarse.txt")
-        scans = [_halved(scan, settings.threads) for scan in (fixed, moving)]
-        masks = [mask and _halved_mask(mask) for mask in (fixed_mask, moving_mask)]
-        inputs = _inputs(scans[0], scans[1], folder, masks[0], masks[1]) | {
-            "in_aff_file": str(folder / "coarse.txt"),
-            "ln_val": 1,
-            "v_val": FINE_BLOCKS_PERCENT,
-            "maxit_val": FINE_ITERATIONS,
-            "rig_only_flag" if settings.kind == "rigid" else "aff_direct_flag": True,
-        }
-        matrix = _matched(inputs, settings, folder)
-    return np.asarray(start @ matrix)
+    found = _matched(inputs, settings, folder)
+    sides_mm = [scan.grid.spacing_mm for scan in (fixed, moving)]
+    if max(side.max() / side.min() for side in sides_mm) > THICK:
+        return np.asarray(start @ found)
+    transforms.write_matrix(found, folder / "coarse.txt")
+    factor = min(max(min(float(side.min()) for side in sides_mm) / FINE_MM, 1.0), 2.0)
+    scans = [_finer(scan, factor, settings) for scan in (fixed, moving)]
+    masks = [mask and _finer(mask, factor, settings, is_mask=True) for mask in (fixed_mask, moving_mask)]
+    inputs = _inputs(scans[0], scans[1], folder, masks[0], masks[1]) | {
+        "in_aff_file": str(folder / "coarse.txt"),
+        "ln_val": 1,
+        "v_val": FINE_BLOCKS_PERCENT,
+        "maxit_val": FINE_ITERATIONS,
+        "rig_only_flag" if settings.kind == "rigid" else "aff_direct_flag": True,
+    }
+    return np.asarray(start @ _matched(inputs, settings, folder))
 
 
 def _placed(image: Image, matrix: Matrix) -> Image:
@@ -408,23 +413,16 @@ def _matched(inputs: dict[str, Any], settings: Settings, folder: Path) -> Matrix
     return transforms.read_matrix(out)
 
 
-def _half_grid(grid: Grid) -> Grid:
-    """The same field of view in voxels of half the size."""
-    x, y, z = grid.shape
-    affine = grid.affine @ np.diag([0.5, 0.5, 0.5, 1.0])
-    affine[:3, 3] = transforms.move(grid.affine, np.full(3, -0.25))
-    return Grid((2 * x, 2 * y, 2 * z), affine)
-
-
-def _halved(scan: Image, threads: int) -> Image:
-    """A scan in voxels of half the size, by cubic splines."""
-    grid = _half_grid(scan.grid)
-    return Image(scan.name, resample(scan, transforms.linear(np.eye(4)), grid, threads=threads), grid)
-
-
-def _halved_mask(mask: Image) -> Image:
-    """A mask in voxels of half the size."""
-    return Image(mask.name, mask.data.repeat(2, 0).repeat(2, 1).repeat(2, 2), _half_grid(mask.grid))
+def _finer(image: Image, factor: float, settings: Settings, *, is_mask: bool = False) -> Image:
+    """The same field of view in more voxels, by this factor along every axis."""
+    shape = np.array(image.grid.shape)
+    x, y, z = (int(n) for n in np.rint(factor * shape))
+    smaller = shape / (x, y, z)
+    affine = image.grid.affine @ np.diag([*smaller, 1.0])
+    affine[:3, 3] = transforms.move(image.grid.affine, (smaller - 1) / 2)
+    grid = Grid((x, y, z), affine)
+    data = resample(image, transforms.linear(np.eye(4)), grid, is_labels=is_mask, threads=settings.threads)
+    return Image(image.name, data, grid)
 
 
 def _nonlinear(
