@@ -52,9 +52,9 @@ demo: $(READY)
 demo-repair: $(READY)
 	@$(DEMO_RUN) --forcerun convert synthesise segment $(DEMO_INPUT)
 
-# One thread for the small tensors of unit tests; whole runs of the pipeline set their own.
+# Two processes, each with one thread for the small tensors of unit tests; whole runs of the pipeline set their own.
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGUMENTS)
 
 # The published weights' layout against a real Keras model; TensorFlow goes into an environment of its own.
 test-keras: $(READY)
