@@ -1,58 +1,5 @@
 # Stage 6: an unbiased atlas of the included people (docs/atlas.md), if the study asks for it. A round is one job per
 # shard, one that averages their transforms, one per shard that adds up their images, and one that finishes the template.
-from analysis.atlas.folder import Folder, kind_of
-
-ATLAS = Folder(RESULTS.atlas)
-ATLAS_ROUNDS = sum(config["atlas"]["rounds"])
-
-
-wildcard_constraints:
-    round=r"\d+",
-    shard=r"\d+",
-
-
-def atlas_shards(table):
-    """Tables of all shards: ``table`` gives that of a number."""
-    return [table(number) for number in range(1, config["registration"]["shards"] + 1)]
-
-
-def atlas_options(*names):
-    """Command-line words of the keys of the atlas that a task needs."""
-    keys = config["atlas"]
-    words = given(
-        {
-            f"--{name.replace('_', '-')}": keys[name]
-            for name in names
-            if name != "rounds"
-        }
-    )
-    return [*(["--rounds", *keys["rounds"]] if "rounds" in names else []), *words]
-
-
-def atlas_shard(wildcards):
-    """Part of the members, as the command wants it."""
-    return f"{int(wildcards.shard)}/{config['registration']['shards']}"
-
-
-def atlas_round(wildcards):
-    """Paths of a round."""
-    return ATLAS.round(int(wildcards.round))
-
-
-def atlas_previous(wildcards):
-    """What a round starts from."""
-    before = ATLAS.round(int(wildcards.round) - 1)
-    return [before.linear, before.template, before.facts]
-
-
-def atlas_registered(wildcards):
-    """Tables that the average of a round needs: of its registrations, or at the start of the prepared brains."""
-    if int(wildcards.round) == 0:
-        return atlas_shards(ATLAS.prepared_shard)
-    return [
-        *atlas_shards(atlas_round(wildcards).shard),
-        ATLAS.round(int(wildcards.round) - 1).linear,
-    ]
 
 
 rule atlas_members:

@@ -11,6 +11,7 @@ from snakemake.logging import logger
 from snakemake.utils import validate
 
 from analysis.intake import folders
+from analysis.atlas.folder import Folder
 from analysis.backends.registry import BACKENDS
 from analysis.layout import PICTURES, Private, Results, segment_stage
 from analysis.simulate import clinic
@@ -30,6 +31,8 @@ except WorkflowError as error:
 
 RESULTS = Results(Path("results"))
 PRIVATE = Private(Path(config["private"]))
+ATLAS = Folder(RESULTS.atlas)
+ATLAS_ROUNDS = sum(config["atlas"]["rounds"])
 
 # Simulated patients are the input if there is no other; the truth about them is then known.
 CLINIC = Path("clinic")
@@ -81,6 +84,8 @@ wildcard_constraints:
     arm="[A-Za-z0-9-]+",
     batch=r"\d+",
     level="scans|sessions",
+    round=r"\d+",
+    shard=r"\d+",
 
 
 def source_format(wildcards=None):
@@ -256,6 +261,50 @@ def registration_options(task, points):
 def atlas_tables():
     """What an atlas ends in, if the study asks for one."""
     return [RESULTS.atlas / "atlas.json"] if config["atlas"]["make"] else []
+
+
+def atlas_shards(table):
+    """Tables of all shards: ``table`` gives that of a number."""
+    return [table(number) for number in range(1, config["registration"]["shards"] + 1)]
+
+
+def atlas_options(*names):
+    """Command-line words of the keys of the atlas that a task needs."""
+    keys = config["atlas"]
+    words = given(
+        {
+            f"--{name.replace('_', '-')}": keys[name]
+            for name in names
+            if name != "rounds"
+        }
+    )
+    return [*(["--rounds", *keys["rounds"]] if "rounds" in names else []), *words]
+
+
+def atlas_shard(wildcards):
+    """Part of the members, as the command wants it."""
+    return f"{int(wildcards.shard)}/{config['registration']['shards']}"
+
+
+def atlas_round(wildcards):
+    """Paths of a round."""
+    return ATLAS.round(int(wildcards.round))
+
+
+def atlas_previous(wildcards):
+    """What a round starts from."""
+    before = ATLAS.round(int(wildcards.round) - 1)
+    return [before.linear, before.template, before.facts]
+
+
+def atlas_registered(wildcards):
+    """Tables that the average of a round needs: of its registrations, or at the start of the prepared brains."""
+    if int(wildcards.round) == 0:
+        return atlas_shards(ATLAS.prepared_shard)
+    return [
+        *atlas_shards(atlas_round(wildcards).shard),
+        ATLAS.round(int(wildcards.round) - 1).linear,
+    ]
 
 
 def landmark_errors():
