@@ -1,8 +1,10 @@
-"""An atlas of virtual tumour patients, through the whole pipeline, held against the true deformations.
+"""An atlas of virtual patients with lesions, through the whole pipeline, held against the true deformations.
 
     python benchmarks/atlas_truth.py --out DIR --patients 20 --cores 2
+    python benchmarks/atlas_truth.py --out DIR --clinic stroke --patients 12 --voxel-mm 2 --spacing-mm 5
 
-simulates patients with a tumour each (two series of 5 mm slices), runs the pipeline up to the atlas and the lesion
+simulates patients with a tumour each (two series of 5 mm slices) or a stroke (as ``config/clinic/stroke.yaml`` has it),
+runs the pipeline up to the atlas and the lesion
 map, and compares, over the template's brain: the lesion probability map with that of the true lesions, which are known
 on the base anatomy that every patient is deformed from; and where the members' transforms lead on that base, which is
 one place for every voxel if all people lie on each other. A run that was stopped goes on where it was.
@@ -41,6 +43,7 @@ def main() -> None:
     """Run the study, then compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--clinic", choices=("tumour", "stroke"), default="tumour")
     parser.add_argument("--patients", type=int, default=20)
     parser.add_argument("--voxel-mm", type=float, default=3.0)
     parser.add_argument("--spacing-mm", type=float, default=10.0)
@@ -64,9 +67,11 @@ def main() -> None:
 
 def write_settings(arguments: argparse.Namespace) -> Path:
     """Write the clinic and the study's configuration."""
-    tumour = yaml.safe_load((ROOT / "config" / "clinic" / "tumour.yaml").read_text(encoding="utf-8"))
-    group = {k: v for k, v in tumour["groups"][0].items() if k != "interval_years"} | {"sessions": 1}
-    people = {**tumour, "seed": SEED, "patients": arguments.patients, "groups": [group], "series": SERIES}
+    source = ROOT / "config" / "clinic" / f"{arguments.clinic}.yaml"
+    people = yaml.safe_load(source.read_text(encoding="utf-8")) | {"seed": SEED, "patients": arguments.patients}
+    if arguments.clinic == "tumour":
+        group = {k: v for k, v in people["groups"][0].items() if k != "interval_years"} | {"sessions": 1}
+        people |= {"groups": [group], "series": SERIES}
     files.write_text(arguments.out / "clinic.yaml", yaml.safe_dump(people))
     experiment = yaml.safe_load((ROOT / "config" / "experiments" / "brats-atlas.yaml").read_text(encoding="utf-8"))
     experiment["clinic"] = str((arguments.out / "clinic.yaml").resolve())
@@ -107,7 +112,8 @@ def compare(study: Path, configuration: Path) -> dict[str, Any]:
     middle = every.mean(axis=0)
     apart = np.linalg.norm(every - middle, axis=-1)
     masks = {member["participant_id"]: Path(member["lesion"]) for member in members_of(folder)}
-    # Both on the atlas's grid: what a tumour grew from, and the masks as drawn, each through the true deformations.
+    # Both on the atlas's grid, each through the true deformations: the tissue that a lesion took or grew from, and the
+    # masks as drawn.
     origin = np.mean([sampled(np.asarray(head.lesion) > 0, middle) for head in members.values()], axis=0)
     true_masks = np.mean([nearest(masks[name], head.carried_mm(middle)) for name, head in members.items()], axis=0)
     share = np.asarray(nib.load(results.statistics("lesion-map") / "lesion_probability.nii.gz").dataobj, dtype=float)[
@@ -117,7 +123,7 @@ def compare(study: Path, configuration: Path) -> dict[str, Any]:
     return {
         "members": len(members),
         "pearson_r_masks_by_true_deformations": float(np.corrcoef(share, true_masks)[0, 1]),
-        "pearson_r_tissue_the_tumours_grew_from": float(np.corrcoef(share, origin)[0, 1]),
+        "pearson_r_tissue_of_the_lesions": float(np.corrcoef(share, origin)[0, 1]),
         "pearson_r_of_these_two_truths": float(np.corrcoef(true_masks, origin)[0, 1]),
         "mean_probability": {
             name: float(values.mean())

@@ -1,8 +1,9 @@
 """Everything of a member through the transform of an atlas's last round, interpolated once from its original.
 
-Carried are the image the atlas was built from and other scans of its space (cubic splines), label map and
-lesion mask (nearest neighbour), and the logarithm of the Jacobian determinant, with and without the affine part:
-volume in the member over volume in the atlas, so that it is negative where a member has less.
+Carried are the image the atlas was built from and other scans of its space (cubic splines, behind a blur along axes
+where the atlas's voxels are the larger ones), label map and lesion mask (nearest neighbour), and the logarithm of the
+Jacobian determinant, with and without the affine part: volume in the member over volume in the atlas, so that it is
+negative where a member has less.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .members import Member
 from .rounds import BRAIN_LEVEL, Shapes, template_of
 
 #: Raise when the output of unchanged input with unchanged programs changes.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 #: What the image that an atlas is built from is called among the contrasts.
 SYNTHETIC = "synthetic_T1w"
 #: Least determinant whose logarithm is taken: where space folds.
@@ -72,11 +73,13 @@ def carry(folder: Folder, member: Member, scans: Sequence[Member], shapes: Shape
     inner = shapes.transform(name)
     centre_mm = prepare.centre_mm(folder.prepared(name))
     whole = Transform(inner.before, inner.field, prepare.shift(centre_mm) @ inner.after)
+    voxel_mm = float(grid.spacing_mm[0])
     image = Image.load(Path(member["image"]))
-    warped = pairs.resample(image, whole, grid, threads=threads)
+    warped = pairs.resample(prepare.blurred_for(image, voxel_mm), whole, grid, threads=threads)
     io.save(warped, grid, folder.warped(name, SYNTHETIC))
     for scan in scans:
-        carried = pairs.resample(Image.load(Path(scan["image"])), whole, grid, threads=threads)
+        original = prepare.blurred_for(Image.load(Path(scan["image"])), voxel_mm)
+        carried = pairs.resample(original, whole, grid, threads=threads)
         io.save(carried, grid, folder.warped(name, scan["contrast"]))
     labels = _nearest(member["labels"], whole, shapes)
     if labels is not None:

@@ -19,7 +19,7 @@ from ..registration.transforms import Grid, Matrix
 from .members import Member
 
 #: Raise when the output of unchanged input changes.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 #: What of the surroundings of the labels stays: sulci and a rim, so that edges of the label map do not count.
 RIM_MM = 4.0
 #: Empty border around it, for the deformation to end in.
@@ -61,15 +61,20 @@ def prepare(member: Member, out: Path, *, voxel_mm: float, threads: int = 1) -> 
     centre_mm = transforms.move(image.grid.affine, np.array(ndimage.center_of_mass(weights)))
     white = float(np.percentile(image.data[inside & (image.data > 0)], WHITE_PERCENTILE))
     grey = np.where(inside, image.data / white, 0).clip(min=0).astype(np.float32)
-    finest = image.grid.spacing_mm
-    if voxel_mm > 1.01 * finest.min():
-        grey = ndimage.gaussian_filter(grey, BLUR * voxel_mm / finest)
-    centred = Image(image.name, grey, Grid(image.grid.shape, shift(-centre_mm) @ image.grid.affine))
+    blurred = blurred_for(Image(image.name, grey, image.grid), voxel_mm)
+    centred = Image(image.name, blurred.data, Grid(image.grid.shape, shift(-centre_mm) @ image.grid.affine))
     corners = transforms.move(centred.grid.affine, np.argwhere(inside)[:: max(1, int(inside.sum()) // 100_000)])
     grid = about_centre(np.abs(corners).max(axis=0) + MARGIN_MM, voxel_mm)
     data = pairs.resample(centred, transforms.linear(np.eye(4)), grid, threads=threads).clip(min=0)
     io.save(data, grid, out)
     files.write_json(sidecar_of(out), {"CentreMM": [round(float(mm), 4) for mm in centre_mm], "WhiteLevel": white})
+
+
+def blurred_for(image: Image, voxel_mm: float) -> Image:
+    """An image without what larger voxels cannot hold: blurred along the axes along which its own are smaller."""
+    spacing_mm = image.grid.spacing_mm
+    sd_voxels = np.where(voxel_mm > 1.01 * spacing_mm, BLUR * voxel_mm / spacing_mm, 0)
+    return Image(image.name, ndimage.gaussian_filter(image.data, sd_voxels), image.grid) if sd_voxels.any() else image
 
 
 def _widened(inside: npt.NDArray[np.bool_], grid: Grid) -> npt.NDArray[np.bool_]:

@@ -330,11 +330,16 @@ class LandmarkErrors(Task):
         for method in METHODS:
             path = self.results.synthetic if method == "synthsr" else self.results.raw
             scans = [pairs.Image.load(path(one["scan_id"])) for one in (fixed, moving)]
+            found: pairs.Registration | None = None
             for spacing_mm in self.spacings_mm:
                 record = self.outputs(scan)[0].with_name(f"{method}_{spacing_mm:g}mm.json")
                 errors = _errors_of(record, self.key(scan))
                 if errors is None:
-                    found = pairs.register(*scans, settings=replace(self.settings, spacing_mm=spacing_mm))
+                    settings = replace(self.settings, spacing_mm=spacing_mm)
+                    if found is None:
+                        found = pairs.register(*scans, settings=settings)
+                    elif settings.kind == "svf":  # What is linear does not depend on the spacing.
+                        found = pairs.bend(*scans, found.forward.linear, settings=settings)
                     errors = points.errors_mm(points.carried(self.points[pair[0]], found.forward), self.points[pair[1]])
                     files.write_json(record, {"Key": self.key(scan), "LandmarkErrorsMM": errors})
                 lines += [

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Register and write everything; the sidecar last."""
-    from synthsr import files, io
+    from synthsr import files, io, progress
 
     from ..errors import ConfigurationError
     from . import pairs, points, quality, store, transforms
@@ -136,7 +136,7 @@ def run(arguments: argparse.Namespace) -> None:
         facts["LandmarkErrorsMM"] = {name: round(value, 4) for name, value in errors.items()}
     files.write_json(out / SIDECAR, facts)
     shown = f"nmi {measured.nmi:.3f}, folding {100 * measured.folding_fraction:.2g} %"
-    print(f"register: {settings.kind}, {shown}, inverse {measured.inverse_mean_mm:.2f} mm → {out}")
+    progress.say(f"register: {settings.kind}, {shown}, inverse {measured.inverse_mean_mm:.2f} mm → {out}")
 
 
 def describe(fixed: Path, moving: Path, settings: Settings) -> dict[str, Any]:

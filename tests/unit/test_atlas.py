@@ -19,7 +19,8 @@ from analysis.cli import main
 from analysis.errors import DataError
 from analysis.layout import Results
 from analysis.registration import transforms
-from analysis.registration.transforms import Field
+from analysis.registration.pairs import Image
+from analysis.registration.transforms import Field, Grid
 
 #: Where a point of the member is in the phantom.
 PLACES = {
@@ -216,6 +217,18 @@ def test_labels_on_another_grid_are_refused(tmp_path):
     (member,) = members.read(folder)
     with pytest.raises(DataError, match="lies on another grid"):
         prepare.prepare(member, folder.prepared("sub-a"), voxel_mm=3)
+
+
+def test_images_are_blurred_along_axes_that_become_coarser():
+    """Which keeps what there is of everything; a thick axis, and an image of the atlas's voxels, stay as they are."""
+    data = np.zeros((15, 15, 15), dtype=np.float32)
+    data[7, 7, 7] = 1
+    image = Image("scan", data, Grid(data.shape, np.diag([1.0, 2.0, 5.0, 1.0])))
+    assert prepare.blurred_for(image, 1.0) is image
+    found = prepare.blurred_for(image, 3.0).data
+    assert found.sum() == pytest.approx(1, abs=1e-4)
+    variances = [float((found.sum(others) * (np.arange(15) - 7) ** 2).sum()) for others in ((1, 2), (0, 2), (0, 1))]
+    assert variances == pytest.approx([(0.42 * 3) ** 2, (0.42 * 3 / 2) ** 2, 0], rel=0.05, abs=1e-6)
 
 
 def test_outliers():
