@@ -49,6 +49,10 @@ rule all:
     default_target: True
     input:
         RESULTS.report,
+        # By name, as what only leads to the report is not looked for when that is there.
+        RESULTS.gate,
+        tables_of_backends(),
+        statistics_tables(),
         registration_tables(),
         atlas_tables(),
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,9 +65,15 @@ def run(arguments: argparse.Namespace) -> None:
     findings = list(examine(settings))
     if arguments.subjects is not None:
         findings += left_behind(arguments.subjects)
+    asked, tools = _asked(settings), ("back end", "synthesiser")
+    # Another laboratory's tool that nobody has asked for is not missing.
+    findings = [
+        replace(row, state=NOTE)
+        if row.name.startswith(tools) and row.state == MISSING and row.name not in asked
+        else row
+        for row in findings
+    ]
     print(as_text(findings))
-    asked = {f"back end {name}" for name in settings.get("backends") or []}
-    asked.add(f"synthesiser {settings.get('synthesiser')}")
     needed = [row.name for row in findings if row.state == MISSING and (row.part == "needed" or row.name in asked)]
     if needed:
         raise ToolError(f"missing: {', '.join(needed)}")
@@ -191,6 +197,14 @@ def _suites(settings: Mapping[str, Any]) -> Iterator[Finding]:
     modules = os.environ.get("MODULESHOME") or os.environ.get("LMOD_DIR")
     yield Finding("optional", "environment modules", OK if modules else NOTE, modules or "none")
     yield Finding("target", "back end embedded", OK, "this package's own")
+    yield from _tools(settings, found)
+
+
+def _tools(settings: Mapping[str, Any], found: Mapping[str, Installation]) -> Iterator[Finding]:
+    """Other laboratories' back ends and synthesiser."""
+    from .backends.registry import BACKENDS
+
+    tools = settings.get("tools") or {}
     subjects = (settings.get("recon_all") or {}).get("subjects")
     for backend in BACKENDS.values():
         name = f"back end {backend.name}"
@@ -201,6 +215,22 @@ def _suites(settings: Mapping[str, Any]) -> Iterator[Finding]:
             continue
         yield _target(name, found[backend.suite.name], backend.programs, tools)
     yield _target("synthesiser mri_synthsr", found["freesurfer"], ["mri_synthsr"], tools)
+
+
+def _asked(settings: Mapping[str, Any]) -> set[str]:
+    """Names of the findings on what the configuration asks for."""
+    return {*(f"back end {name}" for name in settings.get("backends") or []),
+            f"synthesiser {settings.get('synthesiser')}"}  # fmt: skip
+
+
+def lacking(settings: Mapping[str, Any]) -> list[Finding]:
+    """Other laboratories' tools that the configuration asks for and that cannot be called here."""
+    from .backends.suites import SUITES, locate
+
+    tools = settings.get("tools") or {}
+    found = {suite.name: locate(suite, tools.get(suite.name) or {}) for suite in SUITES}
+    asked = _asked(settings)
+    return [row for row in _tools(settings, found) if row.state == MISSING and row.name in asked]
 
 
 def _target(name: str, installation: Installation, programs: Sequence[str], tools: Mapping[str, Any]) -> Finding:

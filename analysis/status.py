@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .layout import BATCH_STAGES, Results
+from .layout import BATCH_STAGES, PICTURES, Results
 
 #: A job that has not finished a scan for so long is taken for dead.
 SILENCE_S = 3600.0
@@ -66,9 +66,11 @@ def stages(results: Results) -> list[Stage]:
     n_scans = sum(_lines(path) for path in results.batches("select").glob("batch-*.tsv"))
     found: list[Stage] = []
     coming = n_scans
-    for name in (*BATCH_STAGES[1:], *others):
+    for name in (*BATCH_STAGES[1:], *others, PICTURES):
         if name in others:  # it waits for the same scans as the embedded back end
             coming = found[1].done + found[1].waiting
+        elif name == PICTURES:  # of what the embedded back end has segmented
+            coming = found[2].done + found[2].waiting
         stage = _stage(results, name)
         stage.waiting = max(coming - stage.done - stage.rejected - stage.failed, 0)
         coming = stage.done + stage.waiting
@@ -145,18 +147,31 @@ def text(results: Results, found: Sequence[Stage]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rows = ["  ".join(map(str.rjust, line, widths)) for line in lines]
     at_a_time = f"{jobs} job{'s' if jobs > 1 else ''} at a time"
-    rows.append(f"left in all: {duration(seconds_left(found, jobs=jobs))} ({at_a_time})")
-    batches = [path.stat().st_mtime for path in (results.root / "batches").glob("*/batch-*.tsv")]
-    after = {"gate": results.gate, "tables": results.volumes, "report": results.report}
-    for name, path in after.items():
+    unknown = [stage.name for stage in found if stage.waiting and stage.scan_s is None]
+    of_what = f"; no scan of {', '.join(unknown)} is through yet" if unknown else ""
+    rows.append(f"left in all: {duration(seconds_left(found, jobs=jobs))} ({at_a_time}{of_what})")
+    networks = [stage for stage in BATCH_STAGES if stage != "select"]
+    segmented = [stage.name for stage in found if stage.name.startswith("segment")]
+    # Each with what it is made from.
+    after = {
+        "gate": (results.gate, _batches(results, networks)),
+        "tables": (results.volumes, [results.gate, *_batches(results, segmented)]),
+        "report": (results.report, [results.gate, results.volumes, *_batches(results, [PICTURES])]),
+    }
+    for name, (path, sources) in after.items():
         if not path.is_file():
             state = "not made yet"
-        elif path.stat().st_mtime < max(batches, default=0.0):
-            state = "older than the batches: to be made again"
+        elif path.stat().st_mtime < max((source.stat().st_mtime for source in sources if source.is_file()), default=0):
+            state = "older than what it is made from: to be made again"
         else:
             state = "made"
         rows.append(f"{name}: {state}")
     return "\n".join(rows)
+
+
+def _batches(results: Results, names: Iterable[str]) -> list[Path]:
+    """Finished tables of stages."""
+    return [table for name in names for table in results.batches(name).glob("batch-*.tsv")]
 
 
 def duration(seconds: float | None) -> str:

@@ -147,7 +147,8 @@ def fit(
     Parameters
     ----------
     fractions
-        Volume of every structure (row) in every node's block (column), blocks in C order of the grid.
+        Volume of every structure (row) in every node's block (column), blocks in C order of the grid. One that has
+        none (a lesion took it) stays so.
     log_ratio
         Wanted logarithm of new over old volume, per structure.
     variation
@@ -179,7 +180,8 @@ def fit(
         if step < steps:
             after = fractions @ jacobian(flow(velocity)).ravel()
             tried.append(divergence)
-            lacking.append(log_ratio - np.log(np.maximum(after, 1e-3 * before) / before))
+            made = np.divide(np.maximum(after, 1e-3 * before), before, out=np.exp(log_ratio), where=before > 0)
+            lacking.append(log_ratio - np.log(made))
             divergence = _next(tried, lacking)
     return flow(-velocity)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import leaks
@@ -36,9 +37,9 @@ class Study:
         self.root, self.study, self.clinic = root, root / "study", root / "clinic"
         self.results, self._snakemake = Results(self.study / "results"), snakemake
 
-    def run(self, *arguments: str) -> str:
-        config = [f"dicom={self.clinic / 'dicom'}", f"truth={self.clinic / 'truth.tsv'}", "batch_size=2"]
-        return self._snakemake(self.study, *arguments, "--config", *config)
+    def run(self, *arguments: str, config: Sequence[str] = ()) -> str:
+        given = [f"dicom={self.clinic / 'dicom'}", f"truth={self.clinic / 'truth.tsv'}", "batch_size=2", *config]
+        return self._snakemake(self.study, *arguments, "--config", *given)
 
     def state(self) -> dict[str, tuple[int, str]]:
         """Time and hash of every file of the scans."""
@@ -112,6 +113,23 @@ def test_second_run_does_nothing(study: Study) -> None:
     before = study.state()
     assert "Nothing to be done" in study.run()
     assert study.state() == before
+
+
+def test_a_deleted_table_is_made_again(study: Study) -> None:
+    tables = [study.results.volumes, study.results.statistics("ageing-scans") / "ageing_summary.tsv"]
+    before = [table.read_bytes() for table in tables]
+    for table in tables:
+        table.unlink()
+    study.run()
+    assert [table.read_bytes() for table in tables] == before
+    assert "Nothing to be done" in study.run()
+
+
+def test_a_back_end_that_is_added_will_measure_all_scans(study: Study) -> None:
+    said = study.run("--dry-run", config=["backends=[embedded,first]"])
+    assert "rule segment_by_tool:" in said and "rule tables:" in said and "rule segment:" not in said
+    if shutil.which("run_first_all") is None:
+        assert "The back end first cannot run on this machine: FSL: run_first_all is not in the PATH" in said
 
 
 def test_repair_remakes_what_was_deleted_and_nothing_else(study: Study) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stand_ins
@@ -124,3 +125,21 @@ def test_subjects_that_somebody_works_on_are_told(tmp_path: Path, capsys: pytest
     assert "give that of FreeSurfer's subjects" in capsys.readouterr().err
     assert cli.main(["doctor", "--subjects", str(tmp_path)]) == 0
     assert "IsRunning.lh of elsewhere" in (said := capsys.readouterr().out) and "stale" in said
+
+
+def test_what_the_configuration_asks_for_and_is_not_here(tmp_path: Path) -> None:
+    """Only what is asked for; the workflow says it before it begins."""
+    asked: dict[str, Any] = {"backends": ["embedded", "first", "recon-all"], "recon_all": {"subjects": str(tmp_path)}}
+    assert [row.name for row in doctor.lacking(asked)] == ["back end first"]
+    home = stand_ins.install(tmp_path / "tools")
+    assert doctor.lacking({**asked, "tools": {"fsl": {"home": str(home)}}}) == []
+    assert [row.name for row in doctor.lacking({"synthesiser": "mri_synthsr"})] == ["synthesiser mri_synthsr"]
+
+
+def test_what_nobody_asked_for_is_not_called_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configuration = tmp_path / "config.yaml"
+    configuration.write_text("backends: [embedded, first]\n")
+    assert cli.main(["doctor", "--configfile", str(configuration)]) == 69
+    lines = [line for line in capsys.readouterr().out.splitlines() if "back end" in line]
+    missing = [line for line in lines if f" {doctor.MISSING} " in line]
+    assert len(lines) == len(NAMES) and len(missing) == 1 and "back end first" in missing[0]

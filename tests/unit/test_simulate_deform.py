@@ -78,6 +78,18 @@ def test_prescribed_volumes_are_reached_without_folding(
     assert measured.sum() == pytest.approx(patient.icv_mm3, rel=0.02)
 
 
+def test_a_structure_that_a_lesion_has_taken_whole_changes_nothing(base: anatomy.Anatomy) -> None:
+    """The others' flow is the one there would be without it."""
+    ratio = courses.prescribed_log_ratio(base, courses.ageing(70, anatomy_age_years=30))
+    still = np.zeros((3, *base.grid_shape), dtype=np.float32)
+    row = base.structures.index(17)  # Left hippocampus.
+    kept = np.arange(len(ratio)) != row
+    without = base.fractions.multiply(kept[:, None]).tocsr()
+    pull = deform.fit(without, ratio, still, steps=3)
+    assert np.isfinite(pull).all()
+    np.testing.assert_allclose(pull, deform.fit(base.fractions[kept], ratio[kept], still, steps=3), atol=1e-3)
+
+
 def test_truth_is_the_count_on_the_deformed_label_map(base: anatomy.Anatomy) -> None:
     """Against scipy, over the whole map."""
     patient = patients.draw(SMALL)[1]

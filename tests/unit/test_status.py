@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis import batch, cli, journal, status, tsv
-from analysis.layout import Results
+from analysis.layout import PICTURES, Results
 
 
 def scans(numbers: Sequence[int], states: Sequence[str] = ()) -> pd.DataFrame:
@@ -44,12 +44,13 @@ def test_counts_of_finished_and_running_batches(results: Results) -> None:
         write(rows[1])
         raise InterruptedError
     os.utime(journal.path_of(table), (time.time() + 100,) * 2)  # as if the one scan had taken so long
-    convert, synthesise, segment = status.stages(results)
+    convert, synthesise, segment, pictures = status.stages(results)
     assert (convert.done, convert.rejected, convert.waiting, convert.scan_s) == (9, 3, 0, None)
     assert (synthesise.done, synthesise.waiting, synthesise.running) == (5, 4, 1)
     assert synthesise.scan_s == pytest.approx(100, abs=2)
     assert (segment.done, segment.rejected, segment.waiting, segment.running) == (2, 1, 6, 0)
     assert segment.scan_s == 12
+    assert (pictures.done, pictures.waiting) == (0, 8)
     assert status.seconds_left([convert, synthesise, segment], jobs=1) == pytest.approx(4 * 100 + 6 * 12, abs=8)
     assert status.seconds_left([convert], jobs=1) == 0
 
@@ -72,15 +73,21 @@ def test_a_failed_and_a_silent_job_do_not_run(results: Results) -> None:
 def test_what_a_person_reads(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", "--out", str(results.root)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["stage", "convert", "synthesise", "segment"]
+    assert [line.split()[0] for line in lines[:5]] == ["stage", "convert", "synthesise", "segment", "pictures"]
     assert lines[3].split() == ["segment", "2", "1", "0", "6", "0", "12.0", "2", "min"]
-    assert "left in all: ?" in lines[4]  # nothing is known of synthesise
+    assert lines[5] == "left in all: ? (1 job at a time; no scan of synthesise, pictures is through yet)"
     assert "gate: not made yet" in lines
     results.gate.parent.mkdir()
     results.gate.touch()
     os.utime(results.gate, (1, 1))
     cli.main(["status", "--out", str(results.root)])
-    assert "gate: older than the batches: to be made again" in capsys.readouterr().out
+    assert "gate: older than what it is made from: to be made again" in capsys.readouterr().out
+    # A report's pictures come after the gate, which does not wait for them.
+    os.utime(results.gate)
+    tsv.write(scans([4, 5]), results.batch(PICTURES, "0001"))
+    os.utime(results.batch(PICTURES, "0001"), (time.time() + 100,) * 2)
+    cli.main(["status", "--out", str(results.root)])
+    assert "gate: made" in capsys.readouterr().out
     assert cli.main(["status", "--out", str(results.root / "nowhere")]) == 65
 
 

@@ -10,6 +10,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.utils import validate
 
+from analysis import doctor
 from analysis.intake import folders
 from analysis.atlas.folder import Folder
 from analysis.backends.registry import BACKENDS
@@ -77,6 +78,14 @@ if lacking := [name for name in config["arms"] or {} if name not in ARMS]:
     logger.warning(
         f"Not compared: the arms {', '.join(lacking)}. A study that they need has not been run (paths of volumes start "
         f"at {Path.cwd()}). Run it, then this one again; config/experiments/README.md says how."
+    )
+
+
+# Told before the first network runs, not behind the last; a cluster's nodes may have what this machine has not.
+for tool in doctor.lacking(config):
+    logger.warning(
+        f"The {tool.name} cannot run on this machine: {tool.what}. All else is made, and its jobs fail; mend it and "
+        "call again, or take it out of the configuration."
     )
 
 

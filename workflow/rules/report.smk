@@ -23,7 +23,7 @@ rule pictures:
 rule report:
     input:
         RESULTS.gate,
-        RESULTS.volumes,
+        tables_of_backends(),
         statistics_tables(),
         registration_tables(),
         atlas_tables(),
