@@ -30,6 +30,9 @@ include: "workflow/rules/train.smk"
 
 onsuccess:
     if RESULTS.report.is_file():
+        # How many series and scans are in, and decisions on scans that there are none of.
+        for name in ("inventory", "gate"):
+            print(Path(f"logs/{name}.log").read_text(), end="")
         print(f"Report: {RESULTS.report.resolve()}")
 
 

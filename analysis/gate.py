@@ -73,6 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
         table = overrule(table, arguments.exclusions)
     names = list(dict.fromkeys([*ALSO, *limits["measure"]]))
     tsv.write(table[[*COLUMNS, "decided_by", "score", *names]].sort_values("scan_id"), results.gate)
+    print(f"gate: {(table['included'] == 'yes').sum()} of {len(table)} scans included")
 
 
 def read_limits(path: Path | None = None) -> pd.DataFrame:

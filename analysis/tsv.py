@@ -51,6 +51,8 @@ def read(
         raise DataError(f"{path}: rows have more cells than the header has columns; remove tabs at the ends of lines")
     lacking = [column for column in columns if column not in table]
     if lacking:
+        if len(table.columns) == 1 and set(columns) <= set(table.columns[0].split()):
+            raise DataError(f"{path}: columns are parted by spaces; put one tab between them, in every line")
         raise DataError(
             f"{path}: lacks the column {', '.join(lacking)}; it has {', '.join(table.columns)}; add or rename one"
         )

@@ -203,7 +203,7 @@ def run(arguments: argparse.Namespace) -> None:
     n_participants = int(reference["participant_id"].nunique())
     if not len(volumes):
         notes.append("There are no volumes.")
-    elif n_participants // 10 < settings.knots:
+    elif curves and n_participants // 10 < settings.knots:
         notes.append(
             f"{knots_for(n_participants, settings.knots)} knots instead of {settings.knots}: at most a tenth of the "
             f"{n_participants} participants."
@@ -503,7 +503,8 @@ def draw(fits: dict[str, StructureFit], others: pd.DataFrame) -> Any:
         axis.plot(age, curve["median_mm3"] / 1000, color=figures.BLUE, lw=1.6, label="median")
         axis.fill_between(age, curve["low_mm3"] / 1000, curve["high_mm3"] / 1000, color=figures.BLUE, alpha=0.3, lw=0,
                           label="its 95 % confidence")  # fmt: skip
-        shown = np.concatenate([*corrected, curve["low_mm3"], curve["high_mm3"]])
+        drawn = ["low_mm3", "high_mm3", *(f"centile{centile}_mm3" for centile in CENTILES)]
+        shown = np.concatenate([*corrected, *(curve[name] for name in drawn)])
         bottom, top = np.nanmin(shown), np.nanmax(shown)
         margin = 0.05 * (top - bottom)
         axis.set_ylim((bottom - margin) / 1000, (top + margin) / 1000)

@@ -38,3 +38,10 @@ def test_tables_are_written_as_pandas_does(tmp_path: Path) -> None:
         tsv.write(part, tmp_path / "table.tsv")
         how = {"sep": "\t", "index": False, "na_rep": "n/a", "float_format": "%.6g", "lineterminator": "\n"}
         assert (tmp_path / "table.tsv").read_text() == part.to_csv(**how)
+
+
+def test_spaces_instead_of_tabs_are_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "exclusions.tsv"
+    path.write_text("scan_id included reason\nsub-1 no motion\n")
+    with pytest.raises(DataError, match="columns are parted by spaces; put one tab between them"):
+        tsv.read(path, columns=("scan_id", "included", "reason"))
