@@ -223,7 +223,7 @@ def tell(folder: Path) -> None:
         compared = "– | – | –"
         if np.isfinite(low):
             compared = (
-                f"{difference:+.0f} ({low:+.0f} to {high:+.0f}) | {test['medians_p']:.2f} | {test['errors_p']:.2f}"
+                f"{difference:+.0f} ({low:+.0f} to {high:+.0f}) | {test['medians_p']:.3f} | {test['errors_p']:.3f}"
             )
         where = f"{test['contrast']} | {test['spacing_mm']:g} | {test['n_pairs']:.0f}"
         lines.append(f"| {where} | {' | '.join(means)} | {compared} |")
