@@ -329,7 +329,7 @@ class LandmarkErrors(Task):
         lines = ["\t".join(ERROR_COLUMNS)]
         for method in METHODS:
             path = self.results.synthetic if method == "synthsr" else self.results.raw
-            scans = [pairs.Image.load(path(one["scan_id"])) for one in (fixed, moving)]
+            target, source = (pairs.Image.load(path(one["scan_id"])) for one in (fixed, moving))
             found: pairs.Registration | None = None
             for spacing_mm in self.spacings_mm:
                 record = self.outputs(scan)[0].with_name(f"{method}_{spacing_mm:g}mm.json")
@@ -337,9 +337,9 @@ class LandmarkErrors(Task):
                 if errors is None:
                     settings = replace(self.settings, spacing_mm=spacing_mm)
                     if found is None:
-                        found = pairs.register(*scans, settings=settings)
+                        found = pairs.register(target, source, settings=settings)
                     elif settings.kind == "svf":  # What is linear does not depend on the spacing.
-                        found = pairs.bend(*scans, found.forward.linear, settings=settings)
+                        found = pairs.bend(target, source, found.forward.linear, settings=settings)
                     errors = points.errors_mm(points.carried(self.points[pair[0]], found.forward), self.points[pair[1]])
                     files.write_json(record, {"Key": self.key(scan), "LandmarkErrorsMM": errors})
                 lines += [

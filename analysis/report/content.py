@@ -17,6 +17,7 @@ from analysis.layout import Results, description_of, sidecar_of
 from synthsr.weights.registry import registered
 
 from . import sections
+from .ageing import Analysis, Trend, trends
 from .sections.parts import Section
 from .text import counted
 
@@ -29,8 +30,12 @@ GATE_COLUMNS = ("scan_id", "participant_id", "session_id", "contrast", "stage", 
 PLANES = {"ax": "axial", "cor": "coronal", "sag": "sagittal"}
 #: Batch stages as the page names them.
 STAGES = {"convert": "converted", "synthesise": "synthesised", "segment": "segmented"}
+#: Stands for a stage where a person turned scans away.
+PERSON = "a person"
 #: Station that a scan did not reach which was turned away at a stage.
-MISSED = {"intake": "chosen", **STAGES, "quality gate": "included", "a person": "included"}
+MISSED = {"intake": "chosen", **STAGES, "quality gate": "included", PERSON: "included"}
+#: Reasons of one station that its box has room for.
+SHOWN_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,11 @@ class Reason:
     stage: str
     text: str
     count: int
+
+    @property
+    def told(self) -> str:
+        """The text, and whether a person said so."""
+        return f"{self.text} (decided by a person)" if self.stage == PERSON else self.text
 
 
 @dataclass(frozen=True)
@@ -73,24 +83,15 @@ class Step:
     lost: int
     reasons: list[Reason]
 
+    @property
+    def shown(self) -> list[Reason]:
+        """The commonest; all of them where a line about the others would take as much room as the last of them."""
+        return self.reasons if len(self.reasons) <= SHOWN_REASONS + 1 else self.reasons[:SHOWN_REASONS]
 
-@dataclass(frozen=True)
-class Analysis:
-    """One level of the analysis of ageing.
-
-    Attributes
-    ----------
-    folder
-        Where it lies.
-    table
-        Its summary, a row per structure.
-    facts
-        Its JSON file.
-    """
-
-    folder: Path
-    table: pd.DataFrame
-    facts: dict[str, Any]
+    @property
+    def n_others(self) -> int:
+        """How many were turned away for reasons that are not shown."""
+        return sum(reason.count for reason in self.reasons[len(self.shown) :])
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,8 @@ class Cohort:
         Rows of all batch tables, with their ``stage`` and the ``table``'s name.
     ageing
         Ageing analyses by level, ``sessions`` and ``scans``.
+    trends
+        Changes with age held against the true ones.
     sections
         The other statistics that have run.
     """
@@ -117,6 +120,7 @@ class Cohort:
     gate: pd.DataFrame
     batches: pd.DataFrame
     ageing: dict[str, Analysis]
+    trends: list[Trend]
     sections: list[Section]
     _sidecars: dict[Path, dict[str, Any]] = field(default_factory=dict, repr=False)
 
@@ -150,7 +154,7 @@ class Cohort:
         """Sessions with an included scan."""
         return len(self.included[["participant_id", "session_id"]].drop_duplicates())
 
-    @property
+    @cached_property
     def flow(self) -> list[Step]:
         """Stations from series found to scans included."""
         counts = {"series found": len(self.series), "chosen": int((self.series["decision"] == "include").sum())}
@@ -179,7 +183,7 @@ class Cohort:
                 ("quality gate", reason)
                 for reason in self.gate.loc[self._judged & self._refused & ~by_person, "reason"]
             ),
-            *(("a person", reason) for reason in self.gate.loc[self._judged & self._refused & by_person, "reason"]),
+            *((PERSON, reason) for reason in self.gate.loc[self._judged & self._refused & by_person, "reason"]),
         ]
         order = list(MISSED)
         found = counted((str(stage), str(reason)) for stage, reason in turned_away)
@@ -258,10 +262,9 @@ class Cohort:
         """One row per participant with an included scan: age at the first session, sex."""
         return self.included.sort_values(["participant_id", "session_id"]).drop_duplicates("participant_id")
 
-    @property
-    def has_truth(self) -> bool:
-        """Whether true volumes are known."""
-        return any(section.anchor == "agreement" for section in self.sections)
+    def has(self, anchor: str) -> bool:
+        """Whether there is the section of that name."""
+        return any(section.anchor == anchor for section in self.sections)
 
     @cached_property
     def at_1mm(self) -> dict[str, Path]:
@@ -326,7 +329,7 @@ def collect(results: Results) -> Cohort:
         for stage in STAGES
         for path in sorted(results.batches(stage).glob("batch-*.tsv"))
     ]
-    ageing = {level: _ageing(results.statistics(f"ageing-{level}")) for level in ("sessions", "scans")}
+    ageing = {level: Analysis.find(results.statistics(f"ageing-{level}")) for level in ("sessions", "scans")}
     return Cohort(
         results=results,
         series=_table(results.series, SERIES_COLUMNS, SERIES_NUMBERS, SERIES_COUNTS),
@@ -336,6 +339,7 @@ def collect(results: Results) -> Cohort:
         ),
         batches=pd.concat(batches) if batches else pd.DataFrame(columns=[*batch.COLUMNS, "stage", "table"]),
         ageing={level: analysis for level, analysis in ageing.items() if analysis},
+        trends=trends(results),
         sections=sections.collect(results),
     )
 
@@ -355,10 +359,3 @@ def _table(path: Path, text: tuple[str, ...], numbers: tuple[str, ...], if_there
         empty = pd.DataFrame(columns=[*text, *numbers], dtype=str)
         return empty.astype(dict.fromkeys(numbers, float))
     return tsv.read(path, columns=(*text, *numbers), numbers=(*numbers, *if_there))
-
-
-def _ageing(folder: Path) -> Analysis | None:
-    facts, table = folder / "ageing.json", folder / "ageing_summary.tsv"
-    if not (facts.is_file() and table.is_file()):
-        return None
-    return Analysis(folder, tsv.read(table), json.loads(facts.read_text(encoding="utf-8")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,18 @@ import pandas as pd
 
 from analysis.statistics import figures
 
+from . import measures
+
 Array = npt.NDArray[Any]
 
 SEXES = {"F": "women", "M": "men"}
 AGE_STEP_YEARS, SPACING_STEP_MM = 5, 0.5
 COLOURS = (figures.ORANGE, figures.BLUE, figures.GREEN, figures.PURPLE, figures.VERMILION, figures.GREY)
 HATCHES = ("", "///", "...", "xx", "\\\\", "++")
+#: Fewer values are shown one by one; more in as many bars as a small panel has room for, limits included.
+FEW_VALUES, N_BARS = 20, 40
+#: Letters in a line of a panel's title.
+TITLE_WIDTH = 40
 
 
 def choose(scans: pd.DataFrame, number: int) -> pd.DataFrame:
@@ -55,7 +62,7 @@ def people(by_age: pd.DataFrame, by_spacing: pd.DataFrame) -> bytes:
 
 
 def quality(scans: pd.DataFrame, limits: pd.DataFrame) -> bytes | None:
-    """Histogram of every measure of quality over all segmented scans, with its limits.
+    """Every measure of quality over all segmented scans, with its limits.
 
     Parameters
     ----------
@@ -71,20 +78,21 @@ def quality(scans: pd.DataFrame, limits: pd.DataFrame) -> bytes | None:
     known = limits[[name in scans and bool(scans[name].notna().any()) for name in limits["measure"]]]
     if known.empty:
         return None
-    return histograms(scans, known, scans["included"] == "yes", words=("included", "left out"), what="scans")
+    named = scans.rename(columns=measures.NAMES), known.replace({"measure": measures.NAMES})
+    return distributions(*named, scans["included"] == "yes", words=("included", "left out"), what="scans")
 
 
-def histograms(
+def distributions(
     table: pd.DataFrame, limits: pd.DataFrame, is_good: pd.Series, *, words: tuple[str, str], what: str
 ) -> bytes:
-    """Histogram of every measure in ``limits``, of good rows and of others, as a PNG.
+    """Values of every measure in ``limits``, of good rows and of others, as a PNG: a histogram, or a mark per value.
 
     Parameters
     ----------
     table
         A column per measure.
     limits
-        ``measure`` and ``limit``; a measure may have two, or NaN for none.
+        ``measure`` as it is written above its panel, and ``limit``; a measure may have two, or NaN for none.
     is_good
         Of every row of the table.
     words
@@ -94,18 +102,62 @@ def histograms(
     """
     names = list(dict.fromkeys(limits["measure"]))
     figure, axes = figures.panels(len(names), columns=3, width_inch=3.0, height_inch=1.9)
+    shown: dict[str, Any] = {}
     for axis, name in zip(axes, names, strict=True):
-        values = [table.loc[chosen, name].dropna() for chosen in (is_good, ~is_good)]
-        axis.hist(values, bins=24, stacked=True, color=[figures.BLUE, figures.ORANGE], label=list(words))
-        for limit in limits.loc[limits["measure"] == name, "limit"].dropna():
-            axis.axvline(float(limit), color="black", lw=1.2, ls="--", label="limit")
-        axis.set_title(name.replace("_", " "))
-        _count_in_whole_numbers(axis)
-    handles, told = axes[0].get_legend_handles_labels()
-    shown = dict(zip(told, handles, strict=True))
-    figure.legend(shown.values(), shown.keys(), loc="outside upper center", ncols=3, frameon=False, fontsize=8.5)
-    figure.supylabel(what, fontsize=9)
+        bounds = limits.loc[limits["measure"] == name, "limit"].dropna().to_numpy(dtype=float)
+        draw_distribution(axis, [table.loc[chosen, name].dropna() for chosen in (is_good, ~is_good)], bounds, words)
+        if axis.patches:
+            axis.set_ylabel(what)
+        axis.set_title(textwrap.fill(name, TITLE_WIDTH), fontsize=8.5)
+        handles, told = axis.get_legend_handles_labels()
+        shown |= dict(zip(told, handles, strict=True))
+    order = [name for name in (*words, "limit") if name in shown]
+    figure.legend(
+        [shown[name] for name in order], order, loc="outside upper center", ncols=3, frameon=False, fontsize=8.5
+    )
     return figures.png(figure)
+
+
+def draw_distribution(axis: Any, groups: Sequence[pd.Series], limits: Array, words: Sequence[str]) -> None:
+    """Bars, or a mark for each of fewer than :data:`FEW_VALUES`.
+
+    Parameters
+    ----------
+    axis
+        Where.
+    groups
+        Values of good rows and of others, each drawn if there are any.
+    limits
+        Shape (n,); where lines are drawn.
+    words
+        A name per group, for the legend.
+    """
+    everything = np.concatenate([*groups, limits])
+    low, high = float(everything.min()), float(everything.max())
+    if low == high:
+        low, high = min(0.0, 2 * low), max(0.0, 2 * low) or float(low == 0)
+    looks = [
+        (values, colour, marker, word)
+        for values, colour, marker, word in zip(groups, (figures.BLUE, figures.ORANGE), "oD", words, strict=True)
+        if len(values)
+    ]
+    if sum(len(values) for values in groups) < FEW_VALUES:
+        for place, (values, colour, marker, word) in enumerate(looks):
+            axis.plot(values, np.full(len(values), -place), marker, color=colour, alpha=0.6, ms=6, mew=0, label=word,
+                      clip_on=False)  # fmt: skip
+        axis.set_ylim(-len(looks), 1)
+        axis.set_yticks([])
+    else:
+        values, colours, _, told = zip(*looks, strict=True)
+        bins = np.linspace(low, high, N_BARS + 1)
+        axis.hist(values, bins=bins, stacked=True, color=colours, label=told)
+        _count_in_whole_numbers(axis)
+    for limit in limits:
+        axis.axvline(limit, color="black", lw=1.2, ls="--", label="limit")
+    # No room below zero or above one where no value lies there: most measures are shares, and cannot.
+    room = 0.04 * (high - low)
+    axis.set_xlim(low - room if low < 0 else max(low - room, 0), high + room if high > 1 else min(high + room, 1))
+    axis.locator_params(axis="x", nbins=5)
 
 
 def _counted(values: pd.Series, kinds: pd.Series, step: float, name: str, order: Sequence[str]) -> pd.DataFrame:

@@ -20,8 +20,9 @@ from analysis.intake.nifti import REPAIRS, WARNINGS
 from analysis.layout import EMBEDDED, PICTURES, Results, description_of
 from analysis.statistics import cohort as people
 
+from . import measures
 from .content import STAGES, Cohort
-from .text import without_paths
+from .text import number_of, without_paths
 
 #: Scans that make a cohort to be ranked in.
 LEAST_SCANS = gate.COHORT_MINIMUM
@@ -37,18 +38,6 @@ ACQUISITION = (
     ("InversionTime", "Inversion time", "s"),
     ("FlipAngle", "Flip angle", "°"),
 )
-#: Measures of quality as people call them; the gate's limits give their names in tables.
-MEASURES = {
-    "icv_litres": "Intracranial volume (l)",
-    "edge_share": "Brain cut by the field of view (share of its largest section)",
-    "noise_share": "Noise (share of the brain's brightness)",
-    "agreement_dice": "Agreement of the segmentations of scan and synthetic T1 (Dice)",
-    "grey_white_contrast": "Contrast of white and grey matter in the synthetic T1",
-    "asymmetry": "Difference of the hemispheres (share of their sum)",
-    "entropy": "Unsureness of the segmenter (nats)",
-    "cohort_distance": "Distance of the volumes from the cohort's (robust z)",
-    "session_shift_mm": "Shift against the session's other scans (mm)",
-}
 #: Sidecar keys told of what was made.
 OPTIONS = {"FlipAveraged": "averaged with its mirror image", "ComputedTomography": "computed tomography"}
 
@@ -107,7 +96,7 @@ class Measure:
 
     @property
     def badness(self) -> float:
-        """0 at the typical value, 1 at the limit."""
+        """0 at the typical value, 1 at the limit, negative on the typical value's other side."""
         return (self.value - self.typical) / (self.limit - self.typical)
 
     @property
@@ -132,6 +121,8 @@ class MadeFile:
         Of the scan's files of that stage, as its batch table tells (:func:`analysis.batch.digest`).
     command
         That makes it again.
+    remarks
+        What the tool said when it made it, in its own words.
     """
 
     what: str
@@ -143,6 +134,7 @@ class MadeFile:
     source_sha256: str
     sha256: str
     command: str
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -157,6 +149,8 @@ class ScanPage:
         What it is, and how it was acquired: name and value.
     volumes, volumes_by
         By structure, and what measured them; empty where nothing was measured.
+    no_centiles, no_ranks
+        Why no structure has a centile or a rank; empty where one has.
     measures, score
         Of quality.
     warnings
@@ -176,6 +170,8 @@ class ScanPage:
     acquisition: list[tuple[str, str]]
     volumes: list[Volume] = field(default_factory=list)
     volumes_by: str = ""
+    no_centiles: str = ""
+    no_ranks: str = ""
     measures: list[Measure] = field(default_factory=list)
     score: float = math.nan
     warnings: list[str] = field(default_factory=list)
@@ -208,6 +204,8 @@ class Scans:
         files = list(self._files(scan_id))
         raw = self.cohort.sidecar(self.results.raw(scan_id))
         sided, both, made_by = self._volumes(scan_id)
+        is_ranked = made_by in ("", self._ranked_by)
+        against = self._against_cohort(scan_id, sided, both, is_ranked=is_ranked)
         return ScanPage(
             scan_id=scan_id,
             stage=STAGES.get(str(row["stage"]), str(row["stage"])),
@@ -216,8 +214,10 @@ class Scans:
             reason=without_paths(str(row["reason"])),
             facts=_facts(row),
             acquisition=_acquisition(raw),
-            volumes=self._against_cohort(scan_id, sided, both, is_ranked=made_by in ("", self._ranked_by)),
+            volumes=against,
             volumes_by=made_by,
+            no_centiles=self._no_centiles(row) if all(math.isnan(one.centile) for one in against) else "",
+            no_ranks=self._no_ranks(is_ranked) if all(math.isnan(one.rank_percent) for one in against) else "",
             measures=self._measures(row),
             score=float(row.get("score", math.nan)),
             warnings=self._warnings(row, raw, measured=len(both) > 0),
@@ -281,15 +281,44 @@ class Scans:
         return {name: np.sort(values[np.isfinite(values)]) for name, values in shares.items()}
 
     @cached_property
-    def _centiles(self) -> dict[tuple[str, str], float]:
-        """By scan and structure, from the ageing model."""
+    def _scores(self) -> pd.DataFrame:
+        """Scan, structure, centile and note from the ageing model."""
+        columns = ("scan_id", "structure", "centile", "note")
         analysis = self.cohort.ageing.get("scans")
         path = analysis.folder / "ageing_scores.tsv" if analysis else None
         if path is None or not path.is_file():
-            return {}
-        scores = tsv.read(path, columns=("scan_id", "structure", "centile"), numbers=("centile",))
-        keys = zip(scores["scan_id"], scores["structure"], strict=True)
-        return dict(zip(keys, scores["centile"].to_numpy(dtype=float), strict=True))
+            return pd.DataFrame(columns=list(columns))
+        return tsv.read(path, columns=columns, numbers=("centile",))
+
+    @cached_property
+    def _centiles(self) -> dict[tuple[str, str], float]:
+        """By scan and structure."""
+        keys = zip(self._scores["scan_id"], self._scores["structure"], strict=True)
+        return dict(zip(keys, self._scores["centile"].to_numpy(dtype=float), strict=True))
+
+    @cached_property
+    def _unscored(self) -> dict[str, str]:
+        """Why the ageing model gave a scan no centile, where it says so."""
+        told = self._scores[self._scores["note"] != ""].drop_duplicates("scan_id")
+        return dict(zip(told["scan_id"], told["note"], strict=True))
+
+    def _no_centiles(self, row: Mapping[Any, Any]) -> str:
+        analysis = self.cohort.ageing.get("scans")
+        if analysis is None:
+            return "the ageing analysis has not run"
+        if not analysis.is_fitted:
+            return f"no ageing curve was fitted ({analysis.why_not})"
+        if row["included"] != "yes":
+            return "the scan is not included"
+        if row["age_years"] != row["age_years"]:
+            return "the age is not known"
+        return self._unscored.get(str(row["scan_id"]), "the ageing analysis has left this scan out")
+
+    def _no_ranks(self, is_ranked: bool) -> str:
+        if not is_ranked:
+            return "most of the cohort was measured by another tool or version"
+        known = number_of(len(self._table), "included scan")
+        return f"the cohort has {known} with volumes, {LEAST_SCANS} are the least"
 
     @cached_property
     def _measured(self) -> dict[str, tuple[Sizes, Sizes]]:
@@ -339,7 +368,7 @@ class Scans:
     def _measures(self, row: Mapping[Any, Any]) -> list[Measure]:
         return [
             Measure(
-                MEASURES.get(limit["measure"], limit["measure"]),
+                measures.NAMES.get(limit["measure"], limit["measure"]),
                 float(row.get(limit["measure"], math.nan)),
                 float(limit["typical"]),
                 float(limit["limit"]),
@@ -353,13 +382,10 @@ class Scans:
         if row["included"] != "yes" and measured:
             told.append("Not included: its volumes are in no table and in no statistic.")
         told += [f"Mended by the intake: {text}" for text in raw.get(REPAIRS, [])]
-        told += [f"dcm2niix: {text}" for text in raw.get(WARNINGS, [])]
         for column, what in (("missing_slices", "missing"), ("duplicate_slices", "there twice")):
             number = row.get(column, math.nan)
             if number == number and float(number) > 0:
-                told.append(f"{float(number):g} slices are {what}.")
-        if measured and row["age_years"] != row["age_years"]:
-            told.append("The age is not known, so that there is no centile for it.")
+                told.append(f"{number_of(int(number), 'slice')} {'is' if number == 1 else 'are'} {what}.")
         return told
 
     def _files(self, scan_id: str) -> Iterator[MadeFile]:
@@ -400,6 +426,7 @@ class Scans:
             source_sha256=str(facts.get("SourceSHA256", "")),
             sha256=str(row["sha256"]),
             command=shlex.join(words),
+            remarks=[str(text) for text in facts.get(WARNINGS, [])],
         )
 
 

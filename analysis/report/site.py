@@ -18,12 +18,13 @@ from markupsafe import Markup
 import synthsr
 from analysis import gate, tsv
 from analysis.statistics import figures
+from analysis.statistics.cohort import unsided
 from synthsr import files, labels
 from synthsr.progress import tracked
 
-from . import pictures, text
+from . import ageing, measures, pictures, starter, text
 from .content import Cohort
-from .scans import MEASURES, ScanPage, Scans
+from .scans import ScanPage, Scans
 
 HERE = Path(__file__).parent
 LEVELS = {"sessions": "one volume per session (median over its scans)", "scans": "one volume per scan"}
@@ -97,6 +98,16 @@ def colours() -> dict[str, list[Any]]:
     }
 
 
+def legend() -> dict[str, str]:
+    """Colours (``#rrggbb``) of the main structures in the outlines, by readable name; both sides have the same."""
+    found = {unsided(label.name): label.colour for label in labels.table()}
+    return {
+        figures.readable(name): "#{:02x}{:02x}{:02x}".format(*found[name])
+        for name in figures.MAIN_STRUCTURES
+        if name in found
+    }
+
+
 def data_uri(content: bytes | Path | Callable[[], bytes]) -> str:
     """A PNG, its file, or what draws it, as ``data:`` address."""
     if isinstance(content, Path):
@@ -106,6 +117,12 @@ def data_uri(content: bytes | Path | Callable[[], bytes]) -> str:
     return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
 
 
+def _readable_within(structure: str) -> str:
+    """A structure's name within a sentence."""
+    name = figures.readable(structure)
+    return name if name.isupper() else name.lower()
+
+
 def _renderer(folder: Path) -> Callable[..., str]:
     environment = Environment(
         loader=FileSystemLoader(HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -113,13 +130,14 @@ def _renderer(folder: Path) -> Callable[..., str]:
     )  # fmt: skip
     environment.filters.update(
         png=data_uri, number=text.number, litres=text.millilitres, p=text.p_value, readable=figures.readable,
-        words=text.capitalised,
+        readable_within=_readable_within,
+        words=text.capitalised, counted=text.number_of, bound=text.bound,
     )  # fmt: skip
 
     def link(path: Path) -> str:
         return quote(Path(os.path.relpath(path, folder)).as_posix())
 
-    environment.globals.update(link=link, version=synthsr.__version__)
+    environment.globals.update(link=link, version=synthsr.__version__, legend=legend())
 
     def render(name: str, **given: Any) -> str:
         return environment.get_template(name).render(**given)
@@ -159,6 +177,11 @@ def _cohort_page(
         people_figure=pictures.people(by_age, by_spacing) if len(people) else None,
         quality=tables["quality"],
         quality_figure=pictures.quality(cohort.gate, limits),
-        measures=MEASURES,
+        measures=measures.NAMES,
+        few_values=pictures.FEW_VALUES,
+        fitted={level: analysis for level, analysis in cohort.ageing.items() if analysis.is_fitted},
+        judged=ageing.judged(cohort.trends),
+        trend_verdicts={trend.structure: trend.verdict for trend in cohort.trends},
+        starter=starter,
         shown=pictures.choose(seen, n_pictures).to_dict("records"),
     )

@@ -25,6 +25,16 @@ def millilitres(text: Any, digits: int = 2) -> str:
     return number(text, digits, 1e-3)
 
 
+def number_of(count: int, one: str, many: str = "") -> str:
+    """``1 scan``, ``2 scans``; ``many`` where an s does not make it so."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def bound(limit: float, typical: float) -> str:
+    """``at least 1.10``: a limit in words, by the side of it on which the typical value lies."""
+    return f"at {'most' if limit > typical else 'least'} {number(limit)}"
+
+
 def p_value(text: Any) -> str:
     """A p value as people write it."""
     if text in (tsv.MISSING, ""):

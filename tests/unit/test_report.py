@@ -19,10 +19,11 @@ from results_maker import (
     run_statistics,
 )
 
-from analysis import cli, tsv
+from analysis import cli, gate, tsv
 from analysis.layout import Results
 from analysis.report import content, pictures, planes, sections, text
 from analysis.report.sections import registration
+from analysis.statistics import figures
 from synthsr import labels
 
 HOSTILE = "<script>alert('x')</script> \"quoted\" & <img src=http://evil/x.png>"
@@ -366,6 +367,60 @@ def test_outlines_are_where_labels_change_and_have_the_label_tables_colours():
     inner = np.zeros((7, 7), bool)
     inner[2:5, 2:5] = True
     assert (is_painted == ((numbers == 17) & ~inner)).all() and not painted[~is_painted].any()
+
+
+def shown_values(axis) -> list[float]:
+    """What the marks of a panel stand at, without its limits."""
+    return sorted(float(x) for line in axis.lines if line.get_marker() in "oD" for x in line.get_xdata())
+
+
+def test_few_values_are_shown_one_by_one_and_many_as_bars_that_can_be_seen():
+    rng = np.random.default_rng(0)
+    for values, limits in (([0.01, 0.012, 0.02], [0.4]), ([0.0, 0.0], [0.5]), ([1.0, 0.9], [0.5]), ([3.0], [])):
+        _, (axis,) = figures.panels(1)
+        given = [pd.Series(values[:1]), pd.Series(values[1:], dtype=float)]
+        pictures.draw_distribution(axis, given, np.array(limits), ("good", "bad"))
+        assert shown_values(axis) == sorted(values) and not axis.patches
+        low, high = axis.get_xlim()
+        assert 0 <= low <= min([*values, *limits]) and max([*values, *limits]) <= high
+        assert high <= 1 or max(values) > 1
+    _, (axis,) = figures.panels(1)
+    groups = [pd.Series(rng.normal(0.03, 0.001, 50)), pd.Series([], dtype=float)]
+    pictures.draw_distribution(axis, groups, np.array([0.4]), ("good", "bad"))
+    low, high = axis.get_xlim()
+    assert sum(bar.get_height() for bar in axis.patches) == 50
+    assert all(bar.get_width() > (high - low) / 50 for bar in axis.patches)
+    assert axis.get_legend_handles_labels()[1] == ["good", "limit"]
+
+
+def test_quality_is_named_alike_in_figure_and_table(study, html, monkeypatch):
+    titles = []
+    drawn = pictures.draw_distribution
+    monkeypatch.setattr(pictures, "draw_distribution", lambda axis, *given: [titles.append(axis), drawn(axis, *given)])
+    pictures.quality(content.collect(study).gate, gate.read_limits())
+    told = [axis.get_title().replace("\n", " ") for axis in titles]
+    section = html.split('<section id="quality"')[1].split("</section>")[0].replace("&#39;", "'")
+    assert told == list(dict.fromkeys(re.findall(r'<tr><th scope="row">(.*?)</th>', section))) and len(told) == 2
+    assert "at least 1.10" in section and "at most 2.20" in section
+
+
+def test_a_station_names_every_reason_that_there_is_room_for():
+    reasons = [content.Reason("intake", f"reason {number}", 2) for number in range(5)]
+    four, five = (content.Step("chosen", 9, 2 * number, reasons[:number]) for number in (4, 5))
+    assert len(four.shown) == 4 and four.n_others == 0
+    assert len(five.shown) == 3 and five.n_others == 4
+
+
+def test_what_a_person_decided_is_said_so_in_flow_and_head(tmp_path):
+    results = make_results(tmp_path / "results", n_people=3)
+    table = tsv.read(results.gate)
+    table.loc[0, ["included", "decided_by", "reason"]] = ["no", "person", "motion"]
+    tsv.write(table, results.gate)
+    assert cli.main(["report", str(results.root), "--pictures", "0"]) == 0
+    page = results.report.read_text()
+    assert "1 × motion (decided by a person)" in page
+    assert "4 scans became synthetic 1 mm T1s; 3 of them, of 3 sessions and 3 people, are included." in page
+    assert "Cortical thickness" not in page, "nobody measured it"
 
 
 def test_choice_takes_turns_over_kinds(study):

@@ -13,7 +13,8 @@ from results_maker import SHA256, make_pictures, make_results
 
 from analysis import cli, gate, tsv
 from analysis.layout import Results
-from analysis.report import content, scans, site, viewed
+from analysis.report import content, measures, scans, site, viewed
+from analysis.statistics import figures
 from synthsr import labels
 
 HOSTILE = "<script>alert('x')</script>"
@@ -26,7 +27,7 @@ def study(tmp_path_factory) -> Results:
     results = make_results(tmp_path_factory.mktemp("study") / "results", n_people=30)
     first = sorted(tsv.read(results.gate).query("included == 'yes'")["scan_id"])[0]
     folder = results.statistics("ageing-scans")
-    score = {"scan_id": first, "structure": "Hippocampus", "centile": 7.5}
+    score = {"scan_id": first, "structure": "Hippocampus", "centile": 7.5, "note": ""}
     tsv.write(pd.DataFrame([score]), folder / "ageing_scores.tsv")
     tsv.write(pd.DataFrame(columns=["structure"]), folder / "ageing_summary.tsv")
     facts = {"n_rows": 1, "n_participants": 1, "notes": [], "method": "", "sources": []}
@@ -91,15 +92,45 @@ def test_few_scans_are_no_cohort_to_be_ranked_in(tmp_path):
     results = make_results(tmp_path / "results", n_people=7)
     page = next(iter(scans.Scans(content.collect(results))))
     assert page.volumes and all(math.isnan(row.rank_percent) for row in page.volumes)
+    assert page.no_ranks == "the cohort has 9 included scans with volumes, 20 are the least"
+    assert page.no_centiles == "the ageing analysis has not run"
+    assert cli.main(["report", str(results.root), "--pictures", "0"]) == 0
+    told = results.scan_page(page.scan_id).read_text()
+    assert f"No centiles: {page.no_centiles}. No ranks: {page.no_ranks}." in told
+    assert not any(f">{head}</th>" in told for head in ("Centile", "Rank", "0 to 100")) and "Of the ICV (%)" in told
+
+
+def test_a_scan_without_centiles_says_why(study, pages, first):
+    assert first.no_centiles == first.no_ranks == ""
+    told = study.scan_page(first.scan_id).read_text()
+    assert "Centile: of 100 people of the same age" in told and "Rank: of 100 of the cohort" in told
+    others = {page.no_centiles for page in pages.values() if page.volumes and page is not first}
+    assert others == {"no ageing curve was fitted (there are no volumes)"}
+
+
+def test_remarks_of_the_converter_are_provenance_and_no_warnings(study, first):
+    told = study.scan_page(first.scan_id).read_text()
+    assert '<h2 id="warnings-title">' not in told and first.files[0].remarks == [HOSTILE]
+    assert "<q>&lt;script&gt;" in told.split('id="provenance-title"')[1]
+
+
+def test_outlines_have_a_legend_in_their_colours(study, first):
+    named = site.legend()
+    assert named["Hippocampus"] == "#dcd814" and "ICV" not in named and len(named) == 12
+    for side in ("Left-", "Right-"):
+        colours = {figures.readable(one.name.removeprefix(side)): one.colour for one in labels.table()}
+        assert all(colours[name] == tuple(bytes.fromhex(named[name][1:])) for name in named)
+    for page in (study.scan_page(first.scan_id), study.report, study.report.with_name("scans.html")):
+        assert page.read_text().count('<rect x="1" y="1"') == len(named)
 
 
 def test_measures_stand_against_their_limits(pages):
     (small,) = (page for page in pages.values() if page.stage == "segmented" and not page.included)
     by_name = {(measure.name, measure.limit): measure for measure in small.measures}
-    icv = by_name[scans.MEASURES["icv_litres"], 1.1]
+    icv = by_name[measures.NAMES["icv_litres"], 1.1]
     assert icv.verdict == "beyond the limit" and icv.badness == pytest.approx((icv.value - 1.5) / (1.1 - 1.5))
-    assert by_name[scans.MEASURES["noise_share"], 0.4].verdict == "within"
-    assert set(gate.read_limits()["measure"]) == set(scans.MEASURES)
+    assert by_name[measures.NAMES["noise_share"], 0.4].verdict == "within"
+    assert set(gate.read_limits()["measure"]) == set(measures.NAMES)
 
 
 def test_provenance_names_weights_hashes_and_command(study, first):

@@ -256,12 +256,14 @@ def test_what_cannot_be_fitted_is_a_documented_na(tmp_path, spoil, reason):
         volumes.write_text("participant_id\tsession_id\tscan_id\tstructure\tvolume_mm3\n")
     assert call(volumes, people, tmp_path / "out") == 0
     summary = tsv.read(tmp_path / "out" / "ageing_summary.tsv").set_index("structure")
+    notes = json.loads((tmp_path / "out" / "ageing.json").read_text())["notes"]
+    assert any("knots" in note for note in notes) == summary["knots"].ne(tsv.MISSING).any(), "where a curve was fitted"
     if len(table):
         assert reason in summary.loc["Hippocampus", "note"]
         assert summary.loc["Hippocampus", "slope_mm3_per_year"] == tsv.MISSING
     else:
         assert summary.empty
-        assert json.loads((tmp_path / "out" / "ageing.json").read_text())["notes"] == [reason]
+        assert notes == [reason]
         assert "no volumes" in ageing.draw({}, table).texts[0].get_text()
         assert tsv.read(tmp_path / "out" / "ageing_scores.tsv").columns[0] == "participant_id"
     assert (tmp_path / "out" / "ageing.png").stat().st_size > 0
@@ -311,6 +313,15 @@ def test_degenerate_cohorts_give_numbers_or_a_reason():
     exact = ageing.fit_structure(table.assign(Hippocampus=100 - table["age_years"]), "Hippocampus", settings)
     assert exact.summary["slope_mm3_per_year"] == pytest.approx(-1)
     np.testing.assert_allclose(exact.curve["median_mm3"], 100 - exact.curve["age_years"], atol=0.01)
+
+
+def test_panels_hold_all_that_is_drawn():
+    table = simulate(0, 40)
+    fit = ageing.fit_structure(table, "Hippocampus", ageing.Settings(replicates=100))
+    (axis,) = ageing.draw({"Hippocampus": fit}, table.head(0)).axes
+    bottom, top = axis.get_ylim()
+    drawn = np.concatenate([line.get_ydata() for line in axis.lines])
+    assert bottom < drawn.min() and drawn.max() < top and len(axis.lines) == 5
 
 
 def test_ages_in_groups_give_a_reason_not_an_error():

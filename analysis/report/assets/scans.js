@@ -268,7 +268,8 @@
   function fault(error) {
     $("viewer").hidden = true;
     $("still").hidden = false;
-    $("viewer-fault").textContent = `The viewer does not work here: ${error.message}. The picture above does not need it.`;
+    const reason = error.message.replace(/\.+$/, "");
+    $("viewer-fault").textContent = `The viewer does not work here: ${reason}. The picture above does not need it.`;
   }
 
   let turn = 0;

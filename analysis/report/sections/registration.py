@@ -176,10 +176,10 @@ def _add_pairs(section: Section, results: Results, pairs: pd.DataFrame, data: Pa
     drawn = table.rename(columns=words), limits.replace({"measure": words}), table["outlier"] == "no"
     section.figures.append(
         Figure(
-            partial(pictures.histograms, *drawn, words=("pairs", "outliers"), what="pairs"),
-            "Histograms of the measures of the longitudinal pairs, with their limits; the numbers are in the tables "
-            "below.",
-            f"Measures of {len(table)} longitudinal pairs; dashed: the limit, on the measure's bad side. "
+            partial(pictures.distributions, *drawn, words=("pairs", "outliers"), what="pairs"),
+            "Measures of the longitudinal pairs, a panel each, with their limits; the numbers are in the tables below.",
+            f"Measures of {len(table)} longitudinal pairs; dashed: the limit, on the measure's bad side. Bars count "
+            f"pairs; of fewer than {pictures.FEW_VALUES} each has its mark. "
             "Jacobian determinants are volume in the later scan over volume in the first.",
             source,
         )

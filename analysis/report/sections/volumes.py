@@ -97,11 +97,7 @@ def by_spacing(found: Outputs) -> list[Table]:
     return [
         Table(
             "Single scans by the distance of their slices: Pearson r · mean error in per cent of the true volume.",
-            (
-                found.folder / "agreement_scans.tsv",
-                found.folder / "agreement_pearson.tsv",
-                found.folder / "agreement_slopes.tsv",
-            ),
+            (found.folder / "agreement_scans.tsv", found.folder / "agreement_pearson.tsv"),
             ("Structure", *(f"{told.get(group, group)} (n = {sizes[group]})" for group in groups)),
             [[figures.readable(name), *(cells.get((name, group), NONE) for group in groups)] for name in names],
         )
