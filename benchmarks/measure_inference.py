@@ -1,11 +1,14 @@
 """Seconds and memory of inference: networks by route, whole commands, and stages 1 to 3 of the pipeline.
 
     python benchmarks/measure_inference.py --out DIR [--threads N] [--parts PART ...] [--compare SCAN ...]
+        [--keras-python .venv-keras/bin/python]
 
-networks: two passes (the scan and its mirror image) of the shipped networks and of one of the published size (random
-weights, which take the same time) on a scan of 192 x 224 x 192 mm, as the network is written, by the equivalent graph
-that is used, and in bfloat16. commands: ``synthsr predict`` and ``segment``, from the start of the process to the
-written file. stages: convert, synthesise and segment on a batch of made-up thick scans, and one by one. With scans to
+original: two passes of the published network by TensorFlow (``original_network.py``, run by ``--keras-python``), of
+whose time and memory the others are then told as shares. networks: two passes (the scan and its mirror image) of the
+shipped networks and of one of the published size (random weights, which take the same time) on a scan of 192 x 224 x
+192 mm, as the network is written, by the equivalent graph, by OpenVINO where that is used, and in bfloat16. commands:
+``synthsr predict`` and ``segment``, from the start of the process to the written file. stages: convert, synthesise and
+segment on a batch of made-up thick scans, and one by one. With scans to
 compare: how far the volumes of structures are by bfloat16.
 
 Every figure is from a process of its own: seconds by the clock, seconds of the processor (which count when the machine
@@ -36,18 +39,24 @@ import torch
 from synthsr import files, inference, preprocess
 from synthsr.equivalent import EquivalentUNet
 from synthsr.networks import UNet, UNetConfig
+from synthsr.openvino import OpenVinoUNet, suits
 from synthsr.predict import Predictor
 from synthsr.segment import Segmenter, volumes_mm3
 from synthsr.weights.storage import load_network, save_network
 
 SHAPE = (192, 224, 192)
 THICK_MM = 5
-#: Two passes of the TensorFlow original on two AVX-512 cores of another machine, and its memory.
-ORIGINAL_S, ORIGINAL_MB = 2 * 7.3, 7.0 * 1024**3 / 1e6
 #: Scans of the hospital of Iglesias et al., Science Advances 2023.
 COHORT = 9146
 NETWORKS = ("published", "synthsr", "segmentation")
-ROUTES = ("as written", "equivalent", "bfloat16")
+#: By arithmetic, in the order of speed.
+ROUTES: dict[str, tuple[type[UNet], torch.dtype]] = {
+    "as written": (UNet, torch.float32),
+    "equivalent": (EquivalentUNet, torch.float32),
+    "equivalent, bfloat16": (EquivalentUNet, torch.bfloat16),
+    "OpenVINO": (OpenVinoUNet, torch.float32),
+    "OpenVINO, bfloat16": (OpenVinoUNet, torch.bfloat16),
+}
 Figures = dict[str, float]
 
 
@@ -75,8 +84,9 @@ def two_passes(weights: str, route: str, threads: int) -> Figures:
     inference.prepare_process(threads)
     loaded, cpu_device = load_network(weights), torch.device("cpu")
     network = inference.ready(loaded.network, cpu_device)
-    if route != "as written":
-        network = EquivalentUNet(network, torch.bfloat16 if route == "bfloat16" else torch.float32)
+    kind, dtype = ROUTES[route]
+    if issubclass(kind, EquivalentUNet):
+        network = kind(network, dtype)
     image = torch.from_numpy(head().astype(np.float32))[None, None] / 500
     segmenter = Segmenter(replace(loaded, network=network), cpu_device)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -94,16 +104,33 @@ def alone(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, 
         return pool.submit(measure, *arguments).result()
 
 
-def measure_networks(names: Sequence[str], folder: Path, threads: int) -> dict[str, Figures]:
+def measure_original(python: Path, threads: int) -> Figures:
+    """Two passes of the TensorFlow original; seconds and memory of its whole process as ``process_…``."""
+    one = process.cost([python, Path(__file__).with_name("original_network.py"), "--threads", str(threads)])
+    found: Figures = json.loads(one.output.splitlines()[-1])
+    print(f"{'original, two passes':30s} {told(found)}")
+    return {**found, "process_wall_s": one.wall_s, "process_peak_mb": one.peak_mb}
+
+
+def measure_networks(names: Sequence[str], folder: Path, threads: int, original: Figures) -> dict[str, Figures]:
     """Two passes, by network and route."""
-    print(f"{'two passes':30s} {'seconds':>8s} {'processor s':>12s} {'MB':>6s}  of the original's {ORIGINAL_S:g} s, MB")
+    print(f"\n{'two passes':30s} {'seconds':>8s} {'processor s':>12s} {'MB':>6s}  of the original's")
     found = {}
     for name in names:
-        for route in ROUTES:
-            one = found[f"{name}, {route}"] = alone(two_passes, weights_of(name, folder), route, threads)
-            share = f"{one['wall_s'] / ORIGINAL_S:6.2f} {one['peak_mb'] / ORIGINAL_MB:6.2f}"
-            print(f"{name + ', ' + route:30s} {told(one)}  {share}", flush=True)
+        weights = weights_of(name, folder)
+        for route, (kind, _) in ROUTES.items():
+            if kind is OpenVinoUNet and not suits(load_network(weights).network.config):
+                continue
+            one = found[f"{name}, {route}"] = alone(two_passes, weights, route, threads)
+            print(f"{name + ', ' + route:30s} {told(one)} {share(one, original)}", flush=True)
     return found
+
+
+def share(one: Figures, original: Figures, kind: str = "") -> str:
+    """Of the original's time and memory, if they were measured."""
+    if not original:
+        return ""
+    return f" {one['wall_s'] / original[f'{kind}wall_s']:6.2f} {one['peak_mb'] / original[f'{kind}peak_mb']:6.2f}"
 
 
 def told(one: Figures) -> str:
@@ -117,17 +144,21 @@ def cost(*command: str | Path) -> Figures:
     return {"wall_s": one.wall_s, "cpu_s": one.cpu_s, "peak_mb": one.peak_mb}
 
 
-def measure_commands(folder: Path, threads: int) -> dict[str, Figures]:
-    """``synthsr``, from process start to written file."""
+def measure_commands(folder: Path, threads: int, original: Figures) -> dict[str, Figures]:
+    """``synthsr``, from process start to written file; the original's process neither reads nor writes one."""
     source = folder / "scan.nii.gz"
     nib.save(nib.Nifti1Image(head(), np.diag([1.0, 1, 1, 1])), source)
     print(f"\n{'command':30s} {'seconds':>8s} {'processor s':>12s} {'MB':>6s}")
     found = {}
-    for action, name in (("predict", "published"), ("predict", "synthsr"), ("segment", "segmentation")):
-        words = ["synthsr", action, source, folder / "out.nii.gz", "--weights", weights_of(name, folder)]
-        one = cost(sys.executable, "-m", *words, "--threads", str(threads))
-        found[f"{action}, {name}"] = one
-        print(f"{action + ', ' + name:30s} {told(one)}", flush=True)
+    for action, name, *extra in (
+        ("predict", "published"),
+        ("predict", "published", "--bfloat16"),
+        ("predict", "synthsr"),
+        ("segment", "segmentation"),
+    ):
+        words = ["synthsr", action, source, folder / "out.nii.gz", "--weights", weights_of(name, folder), *extra]
+        one = found[", ".join((action, name, *extra))] = cost(sys.executable, "-m", *words, "--threads", str(threads))
+        print(f"{' '.join((action, name, *extra)):30s} {told(one)} {share(one, original, 'process_')}", flush=True)
     return found
 
 
@@ -233,6 +264,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="(default: all)")
     parser.add_argument("--parts", nargs="*", default=["networks", "commands", "stages"], metavar="PART")
+    parser.add_argument("--keras-python", type=Path, metavar="PYTHON", help="with TensorFlow, for the part 'original'")
     parser.add_argument(
         "--networks", nargs="+", choices=NETWORKS, default=NETWORKS, metavar="NAME", help="(default: all)"
     )
@@ -244,11 +276,16 @@ def main() -> None:
     report: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
     report |= {"torch": torch.__version__, "threads": given.threads, "bfloat16": torch.cpu._is_avx512_bf16_supported()}
     print(f"CPU, {given.threads} threads, torch {torch.__version__}")
+    if "original" in given.parts:
+        if given.keras_python is None:
+            parser.error("the part 'original' needs --keras-python")
+        report["original"] = measure_original(given.keras_python, given.threads)
+    original: Figures = report.get("original", {})
     if "networks" in given.parts:
-        found = measure_networks(given.networks, given.out, given.threads)
+        found = measure_networks(given.networks, given.out, given.threads, original)
         report["networks"] = report.get("networks", {}) | found
     if "commands" in given.parts:
-        report["commands"] = measure_commands(given.out, given.threads)
+        report["commands"] = measure_commands(given.out, given.threads, original)
     if "stages" in given.parts:
         report["stages"] = measure_stages(given.out, given.threads, given.scans)
     if given.compare:

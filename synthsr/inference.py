@@ -9,13 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import preprocess
+from . import openvino, preprocess
 from .equivalent import EquivalentUNet
 from .errors import ConfigurationError
-from .networks import UNet, unfold
+from .networks import Blocks, UNet
 
-#: A part of a tensor (n, c, x, y, z).
-Blocks = tuple[slice, ...]
 #: Of the levels of a network.
 ARITHMETIC = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 #: Parameters of glibc's mallopt(3).
@@ -96,7 +94,8 @@ def fastest(network: UNet, device: torch.device, arithmetic: str = "float32") ->
     placed = ready(network, device)
     if device.type == "cuda" and arithmetic == "float32":
         return placed
-    return EquivalentUNet(placed, ARITHMETIC[arithmetic])
+    route = openvino.OpenVinoUNet if device.type == "cpu" and openvino.suits(network.config) else EquivalentUNet
+    return route(placed, ARITHMETIC[arithmetic])
 
 
 def placement(network: UNet, image: Tensor) -> list[int]:
@@ -202,15 +201,8 @@ def run(network: UNet, image: Tensor, *, flip: bool = True) -> Tensor:
     placed = F.pad(image, padding).to(next(network.parameters()).device)
     placed = placed.contiguous(memory_format=torch.channels_last_3d)
     blocks, padding = blocks_of_scan(network, image.shape[-3:], padding)
-    result = _answer(network, placed, blocks)
+    result = network.answer(placed, blocks)
     if flip:
         there = mirrored(blocks, placed.shape[2] // network.config.stride)
-        result = result.add_(_answer(network, placed.flip(2), there).flip(2)).mul_(0.5)
+        result = result.add_(network.answer(placed.flip(2), there).flip(2)).mul_(0.5)
     return F.pad(result.float().cpu(), [-zeros for zeros in padding])
-
-
-def _answer(network: UNet, placed: Tensor, blocks: Blocks) -> Tensor:
-    """The network's answer in some blocks of its grid."""
-    s = network.config.stride
-    voxels = tuple(slice(part.start * s, part.stop * s) for part in blocks[2:])
-    return unfold(network.read_folded(network.trunk(placed)[blocks], placed[(*blocks[:2], *voxels)]), s)

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+#: A part of a tensor (n, c, x, y, z).
+Blocks = tuple[slice, ...]
 #: Of the published Keras models.
 NORM_EPSILON = 1e-3
 #: Distances to the brain's boundary are told up to here, as in SynthStrip (Hoopes et al. 2022), whose published network
@@ -280,6 +282,12 @@ class UNet(nn.Module):
         predicted = self._told(trunk, offset)
         added = self._added(image)
         return predicted if added is None else predicted + block_offset(added, self.config.stride, offset)
+
+    def answer(self, image: Tensor, blocks: Blocks) -> Tensor:
+        """As :meth:`forward` in a part of the network's own grid: (1, maps, …) for the voxels of these blocks."""
+        s = self.config.stride
+        voxels = tuple(slice(part.start * s, part.stop * s) for part in blocks[2:])
+        return unfold(self.read_folded(self.trunk(image)[blocks], image[(*blocks[:2], *voxels)]), s)
 
     def tissue_logits(self, trunk: Tensor, offset: int) -> Tensor:
         """Logits of the tissues at one voxel of every block: (n, tissues, x/stride, y/stride, z/stride)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import files, inference, io, labels, preprocess, scan
 from .errors import ConfigurationError, DataError
-from .networks import DISTANCE_LIMIT_MM, SLAB_PLANES
+from .networks import DISTANCE_LIMIT_MM, SLAB_PLANES, Blocks
 from .weights.storage import LoadedNetwork, load_network, names_with_distance
 
 #: Name of the intracranial volume among the structures: the sum of labels 1–499.
@@ -157,13 +157,13 @@ class Segmenter:
             f"these have none; {advice}"
         )
 
-    def _placed(self, image: Tensor) -> tuple[Tensor, inference.Blocks, list[int]]:
+    def _placed(self, image: Tensor) -> tuple[Tensor, Blocks, list[int]]:
         """The scan as the network sees it, the blocks where it lies, and its padding within these."""
         padding = inference.placement(self.weights.network, image)
         return F.pad(image, padding), *inference.blocks_of_scan(self.weights.network, image.shape[-3:], padding)
 
     def _answers(
-        self, placed: Tensor, blocks: inference.Blocks, maps: Sequence[int], mirrored: Sequence[int] | None
+        self, placed: Tensor, blocks: Blocks, maps: Sequence[int], mirrored: Sequence[int] | None
     ) -> Iterator[tuple[slice, list[Tensor]]]:
         """The network's answers on its own grid, slab by slab, because they are far larger than what they come from.
 

@@ -18,6 +18,7 @@ from torch import nn
 from synthsr import inference
 from synthsr.equivalent import EquivalentUNet, upsampling_kernel
 from synthsr.networks import Level, UNet, UNetConfig, doubled
+from synthsr.openvino import OpenVinoUNet, suits
 from synthsr.predict import Predictor
 from synthsr.segment import most_probable
 from synthsr.weights.storage import save_network
@@ -62,6 +63,46 @@ def test_a_network_and_its_equal_answer_the_same(norm: str, stride: int, facts: 
     assert error < 1e-3 * expected.square().mean()
     # A single level is the first and the last, and these stay in float32.
     assert bool(error > 1e-12) is (written.config.levels > 1)
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"distance": False, "residual": 1, "in_channels": 2}, {"levels": 1}, {"last_features": 5}]
+)
+def test_openvino_answers_the_same(facts: dict[str, Any]) -> None:
+    written = network(**facts)
+    assert suits(written.config)
+    scan = torch.rand(1, written.config.in_channels, 30, 24, 41)
+    expected = inference.run(written, scan)
+    quick = inference.fastest(written, torch.device("cpu"))
+    assert isinstance(quick, OpenVinoUNet)
+    torch.testing.assert_close(inference.run(quick, scan), expected, rtol=1e-4, atol=2e-5)
+    # Of another shape than the graph was last compiled for.
+    part = scan[..., :20]
+    torch.testing.assert_close(inference.run(quick, part), inference.run(written, part), rtol=1e-4, atol=2e-5)
+    in_bfloat16 = inference.run(inference.fastest(written, torch.device("cpu"), "bfloat16"), scan)
+    error = (in_bfloat16 - expected).square().mean()
+    assert error < 1e-3 * expected.square().mean()
+
+
+@pytest.mark.parametrize("facts", [{"norm": "instance"}, {"stride": 2}, {"out_channels": 3}, {"tissues": 3}])
+def test_openvino_is_for_published_networks_only(facts: dict[str, Any]) -> None:
+    written = network(**facts)
+    assert not suits(written.config)
+    assert type(inference.fastest(written, torch.device("cpu"))) is EquivalentUNet
+
+
+def test_openvino_sends_no_statistics() -> None:
+    """Its converter would; building the graph does without."""
+    lines = (
+        "import os, sys",
+        "sys.addaudithook(lambda event, _: os._exit(3) if event.startswith('socket') else None)",
+        "import torch",
+        "from synthsr.networks import UNet, UNetConfig",
+        "from synthsr.openvino import OpenVinoUNet",
+        "network = OpenVinoUNet(UNet(UNetConfig(features=2, levels=2)).eval())",
+        "network.answer(torch.zeros(1, 1, 8, 8, 8), (slice(None),) * 5)",
+    )
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
 
 
 def test_negative_scales_are_there_to_be_pooled_the_other_way() -> None:
