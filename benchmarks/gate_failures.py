@@ -15,8 +15,9 @@ for the documents.
 
 The failures: a wrong voxel size (one axis halved or doubled), exchanged axes, half of the head missing, motion between
 parts of k-space, the head upside down, back to front, or left/right mirrored, no brain at all (a phantom, texture,
-noise), and a network that answers the same everywhere. The left/right mirrored head is told apart from the others in
-the tables: all networks here treat both sides alike, and no measure of a single scan can know.
+noise), and a network that answers the same everywhere. All networks here treat both sides alike, and no measure of a
+single scan can know that it is mirrored: that scan, and the sound one beside it, are judged as one of a session of
+three, with scans of two other contrasts of the head. All other scans are judged alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from analysis import gate, quality, tsv
+from analysis import gate, motion, quality, tsv
 from synthsr import files, inference, io, labels, preprocess
 from synthsr.errors import DataError
 from synthsr.generator import Generator, LabelMap, load_label_map
@@ -59,12 +60,15 @@ SEED = 0x67617465
 MEASURES = {
     "edge_share": (1, 0.1),
     "noise_share": (1, 0.03),
+    "motion": (1, 0.08),
     "agreement_dice": (-1, 0.04),
     "grey_white_contrast": (-1, 0.02),
     "asymmetry": (1, 0.04),
     "entropy": (1, 0.05),
     "cohort_distance": (1, 0.3),
 }
+#: Other scans of a session.
+COMPANIONS = 2
 #: Draws of the tuning maps are numbered from here: no deformation, slice or noise is common to both.
 TUNE_FROM = 1000
 #: Scores between which the share of failures is told.
@@ -129,7 +133,7 @@ def half(scan: Scan, rng: np.random.Generator) -> Scan:
     return np.ascontiguousarray(scan[0][tuple(chosen)]), affine
 
 
-def motion(scan: Scan, rng: np.random.Generator) -> Scan:
+def shaken(scan: Scan, rng: np.random.Generator) -> Scan:
     """For every part of k-space the head lay elsewhere within the slices, up to :data:`MOTION_MM` along an axis."""
     data, affine = scan
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -175,7 +179,7 @@ FAILURES: dict[str, Callable[[Scan, np.random.Generator], Scan]] = {
     "wrong voxel size": wrong_size,
     "exchanged axes": wrong_axes,
     "half brain": half,
-    "motion": motion,
+    "motion": shaken,
     "upside down": flipped(2),
     "back to front": flipped(1),
     "no brain": no_brain,
@@ -221,6 +225,7 @@ def measured(scan: Scan, kind: str, networks: tuple[Predictor, Segmenter], *, no
         direct=numbers[direct.numpy()],
         entropies=entropies.numpy(),
         volumes_mm3=sizes,
+        seen=seen[0, 0].numpy(),
     )
     return {"reason": "", "quality": found, "volumes_mm3": sizes}
 
@@ -238,19 +243,33 @@ def of_head(
     image = deformed_heads.head(make, source, draw, contrast).image
     # The same scan whatever is then done to it.
     acquired = acquire(image, np.random.default_rng([SEED, draw]))
+    companions = companions_of(source, draw, networks, make) if MIRRORED in kinds else None
     rows = []
     for kind in kinds:
         rng = np.random.default_rng([SEED, draw, KINDS.index(kind)])
         scan = FAILURES[kind](acquired, rng) if kind in FAILURES else acquired
         found = measured(scan, kind, networks, noise=float(rng.choice([0.0, 2.0])))
-        rows.append({"label_map": source.path.name, "draw": draw, "contrast": contrast, "kind": kind, **found})
+        facts = {"label_map": source.path.name, "draw": draw, "contrast": contrast, "kind": kind}
+        rows.append({**facts, **found, "companions": companions})
     return rows
+
+
+def companions_of(
+    source: LabelMap, draw: int, networks: tuple[Predictor, Segmenter], make: Generator
+) -> list[dict[str, float]]:
+    """Volumes of the head's other scans, of other contrasts and slices; all are sound."""
+    found = []
+    for number in range(1, COMPANIONS + 1):
+        image = deformed_heads.head(make, source, draw, deformed_heads.contrast_of(draw + number)).image
+        scan = acquire(image, np.random.default_rng([SEED, draw, len(KINDS) + number]))
+        found.append(measured(scan, SOUND, networks, noise=0.0))
+    return [one["volumes_mm3"] for one in found if not one["reason"]]
 
 
 def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per scan: measures, the cohort's among them, which is that of the sound scans of the same maps."""
-    table = pd.DataFrame([{**row, **(row.get("quality") or {})} for row in rows])
-    table = table.drop(columns=["quality", "volumes_mm3"], errors="ignore")
+    table = pd.DataFrame([{**row, **(row.get("quality") or {}), "session_sides": sides_of(row)} for row in rows])
+    table = table.drop(columns=["quality", "volumes_mm3", "companions"], errors="ignore")
     sizes = pd.DataFrame([row.get("volumes_mm3") or {} for row in rows], index=table.index)
     sizes["ICV"] = sizes.get("ICV", math.nan)
     table["icv_mm3"] = sizes["ICV"]
@@ -261,6 +280,14 @@ def as_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
             cohort = sizes.loc[sound.union([number])]
             distance[number] = gate.cohort_distance(cohort)[number]
     return table.assign(cohort_distance=distance)
+
+
+def sides_of(row: dict[str, Any]) -> float:
+    """The gate's measure of left and right for a scan with companions; NaN without."""
+    if not (row.get("companions") and row.get("volumes_mm3")):
+        return math.nan
+    session = pd.DataFrame([row["volumes_mm3"], *row["companions"]])
+    return float(gate.session_sides(session, pd.Series("session", index=session.index))[0])
 
 
 def tuned(sound: pd.DataFrame) -> pd.DataFrame:
@@ -300,8 +327,9 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def summarise(test: pd.DataFrame) -> pd.DataFrame:
-    """Share of scans that were judged right, by kind, and of all failures but the left/right mirrored head."""
+    """Share of scans that were judged right, by kind, of all failures, and of all but the left/right mirrored head."""
     parts = {kind: test[test["kind"] == kind] for kind in KINDS}
+    parts["all failures"] = test[test["kind"] != SOUND]
     parts["all but mirrored"] = test[~test["kind"].isin([SOUND, MIRRORED])]
     rows = []
     for kind, part in parts.items():
@@ -314,8 +342,8 @@ def summarise(test: pd.DataFrame) -> pd.DataFrame:
 
 
 def calibrated(test: pd.DataFrame) -> pd.DataFrame:
-    """Sound scans and failures but the left/right mirrored head by score; what a stage refused has none."""
-    told = test[(test["kind"] != MIRRORED) & test["score"].notna()]
+    """Sound scans and failures by score; what a stage refused has none."""
+    told = test[test["score"].notna()]
     band = pd.cut(told["score"], BANDS, right=True, include_lowest=True)
     is_failure = (told["kind"] != SOUND).groupby(band, observed=False)
     table = pd.DataFrame({"scans": is_failure.size(), "failures": is_failure.sum()})
@@ -361,8 +389,8 @@ def main() -> None:
     inference.prepare_process(given.threads)
     networks = Predictor.load(given.synthsr, given.device), Segmenter.load(given.segmentation, given.device)
     make = deformed_heads.generator(networks[1].device, field_mm=given.field_mm, scaling=SCALING)
-    key = {"synthsr": networks[0].weights.sha256, "segmentation": networks[1].weights.sha256, "field": given.field_mm,
-           "scaling": SCALING}  # fmt: skip
+    key = {"synthsr": networks[0].weights.sha256, "segmentation": networks[1].weights.sha256,
+           "motion": files.sha256(motion.WEIGHTS), "field": given.field_mm, "scaling": SCALING}  # fmt: skip
     rows: dict[str, list[dict[str, Any]]] = {"tune": [], "test": []}
     plan = [(number / given.tune_draws, "tune", TUNE_FROM + number, path) for number in range(given.tune_draws)
             for path in given.tune]  # fmt: skip

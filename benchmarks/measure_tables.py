@@ -40,7 +40,8 @@ def make(results: Results, n_scans: int) -> Path:
         scan_id = f"{person}_ses-01_{contrast}"
         sizes = dict(zip(names, typical * np.exp(rng.normal(0, 0.1, len(names))), strict=True))
         sizes[volumes.ICV] = float(rng.normal(1.5e6, 1e5))
-        quality = {"spacing_mm": 5.0, "edge_share": 0.0, "noise_share": 0.03, "agreement_dice": 0.8, "asymmetry": 0.01,
+        quality = {"spacing_mm": 5.0, "edge_share": 0.0, "noise_share": 0.03, "motion": 0.05, "agreement_dice": 0.8,
+                   "asymmetry": 0.01,
                    "grey_white_contrast": 0.33, "entropy": 0.3, "icv_litres": sizes[volumes.ICV] / 1e6,
                    **{f"centre_{axis}_mm": float(rng.normal(0, 3)) for axis in "xyz"}}  # fmt: skip
         path = results.scan_volumes(scan_id)

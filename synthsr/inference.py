@@ -86,7 +86,8 @@ def fastest(network: UNet, device: torch.device, arithmetic: str = "float32") ->
     Parameters
     ----------
     network, device
-        As of :func:`ready`. On a GPU float32 runs as the network is written: there nothing else has been measured.
+        As of :func:`ready`. On a GPU float32 runs as the network is written: there nothing else has been measured. On
+        a CPU networks of the published kind run by OpenVINO where it is installed.
     arithmetic
         One of :data:`ARITHMETIC`; bfloat16 is quicker where the processor has it, and answers only nearly the same
         (benchmarks/README.md).
