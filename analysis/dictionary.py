@@ -64,7 +64,8 @@ _TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
     "qc/scans.tsv": (
         "The gate's measures and decision: a row per scan.",
         ("gate:COLUMNS", "decided_by", "score", "gate:ALSO", "icv_litres", "edge_share", "noise_share",
-         "agreement_dice", "grey_white_contrast", "asymmetry", "entropy", "cohort_distance", "session_shift_mm"),
+         "motion", "agreement_dice", "grey_white_contrast", "asymmetry", "entropy", "cohort_distance",
+         "session_shift_mm", "session_sides"),
     ),
     "segmentation-BACKEND/…_volumes.tsv": (
         "Volumes of one scan, before the gate: a row per structure. A JSON file beside it tells where they come from.",

@@ -112,7 +112,7 @@ def measures(scans: pd.DataFrame, read: dict[str, ScanVolumes]) -> pd.DataFrame:
 
     Returns
     -------
-    Indexed by ``scan_id``: ``icv_mm3``, own measures, ``cohort_distance`` and ``session_shift_mm``.
+    Indexed by ``scan_id``: ``icv_mm3``, own measures, ``cohort_distance``, ``session_shift_mm`` and ``session_sides``.
     """
     import pandas as pd
 
@@ -120,9 +120,12 @@ def measures(scans: pd.DataFrame, read: dict[str, ScanVolumes]) -> pd.DataFrame:
     own = pd.DataFrame([found.quality for found in read.values()], index=index, dtype=float)
     own["icv_mm3"] = pd.Series({name: found.icv_mm3 for name, found in read.items()}, dtype=float)
     own["icv_litres"] = own["icv_mm3"] / 1e6
-    own["cohort_distance"] = cohort_distance(pd.DataFrame({k: v.volumes_mm3 for k, v in read.items()}).T)
+    sizes = pd.DataFrame({name: found.volumes_mm3 for name, found in read.items()}).T
+    own["cohort_distance"] = cohort_distance(sizes)
+    sessions = scans["participant_id"] + "/" + scans["session_id"]
     centre = own.reindex(columns=["centre_x_mm", "centre_y_mm", "centre_z_mm"])
-    own["session_shift_mm"] = session_shift(centre, scans["participant_id"] + "/" + scans["session_id"])
+    own["session_shift_mm"] = session_shift(centre, sessions)
+    own["session_sides"] = session_sides(sizes, sessions)
     return own
 
 
@@ -181,6 +184,46 @@ def session_shift(centre_mm: pd.DataFrame, sessions: pd.Series) -> pd.Series:
     groups = centre_mm.groupby(sessions)
     away = ((centre_mm - groups.transform("median")) ** 2).sum(axis=1, skipna=False) ** 0.5
     return away.where(groups.transform("count").iloc[:, 0] > SESSION_MINIMUM)
+
+
+def session_sides(volumes_mm3: pd.DataFrame, sessions: pd.Series) -> pd.Series:
+    """Whether a scan's left and right are those of its session's other scans: 1 if so, −1 if it is mirrored.
+
+    Nobody's brain is symmetric: what left and right structures differ by, over their sum, is nearly the same in all
+    scans of a person, and of opposite sign in one that is mirrored. Networks that treat both sides alike cannot see
+    that in the scan itself. The cosine of these differences with another scan's, median over the other scans; if one of
+    three is mirrored, the two sound ones are so at 0.
+
+    Parameters
+    ----------
+    volumes_mm3
+        A row per scan, a column per structure.
+    sessions
+        The session of each.
+
+    Returns
+    -------
+    By scan; NaN in sessions of fewer scans than :data:`SESSION_MINIMUM` others.
+    """
+    import numpy as np
+    import pandas as pd
+
+    lefts = [name for name in map(str, volumes_mm3) if name.startswith("Left-")]
+    left = volumes_mm3[lefts].to_numpy(dtype=float)
+    right = volumes_mm3.reindex(columns=[name.replace("Left-", "Right-", 1) for name in lefts]).to_numpy(dtype=float)
+    with np.errstate(invalid="ignore"):
+        differences = np.nan_to_num((left - right) / (left + right))
+    size = np.linalg.norm(differences, axis=1)
+    told = np.full(len(volumes_mm3), np.nan)
+    of_scan = sessions.reindex(volumes_mm3.index)
+    for places in of_scan.groupby(of_scan).indices.values():
+        if len(places) > SESSION_MINIMUM:
+            # Not a number where a brain is the same on both sides.
+            with np.errstate(invalid="ignore"):
+                cosines = differences[places] @ differences[places].T / np.outer(size[places], size[places])
+            np.fill_diagonal(cosines, np.nan)
+            told[places] = pd.DataFrame(cosines).median(axis=1)
+    return pd.Series(told, index=volumes_mm3.index)
 
 
 def judge(scans: pd.DataFrame, limits: pd.DataFrame) -> pd.DataFrame:

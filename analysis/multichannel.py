@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Raise when the output of unchanged scans with unchanged weights changes.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 
 Session = Mapping[str, str]
 

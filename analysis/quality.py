@@ -1,4 +1,5 @@
-"""Measures of one scan for the gate: how much of the head is there, how noisy it is, and whether networks agree on it.
+"""Measures of one scan for the gate: how much of the head is there, whether it lay still, how noisy the scan is, and
+whether networks agree on it.
 
 All come from the scan, its 1 mm image and the embedded segmenter; none needs a truth or another scan.
 """
@@ -14,6 +15,7 @@ from scipy import ndimage
 
 from synthsr import labels, preprocess
 
+from . import motion
 from .volumes import ICV
 
 #: Tissues whose structures are compared and whose entropies are averaged.
@@ -176,6 +178,7 @@ def measure(
     direct: Numbers,
     entropies: npt.NDArray[np.float64],
     volumes_mm3: Mapping[str, float],
+    seen: Volume | None,
     is_t1: bool = True,
 ) -> dict[str, float]:
     """All measures of a scan.
@@ -194,6 +197,8 @@ def measure(
         Per channel, of the former.
     volumes_mm3
         Per structure.
+    seen
+        The scan at 1 mm, on ``grid``; None of a CT, in which motion looks otherwise: it is not known then.
     is_t1
         Whether the 1 mm image is a (synthetic) T1; of others :func:`grey_white_contrast` is not known.
 
@@ -213,6 +218,7 @@ def measure(
         "spacing_mm": float(spacing_mm.max()),
         "edge_share": edge_share(numbers),
         "noise_share": noise_share(data, affine, numbers, grid),
+        "motion": motion.probability(motion.shipped(), seen, affine) if seen is not None else math.nan,
         "agreement_dice": agreement_dice(numbers, direct),
         "grey_white_contrast": grey_white_contrast(image, numbers) if is_t1 else math.nan,
         "asymmetry": asymmetry(volumes_mm3),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Worker = tuple[Callable[["Scan"], None] | Steps, Callable[["Scan"], Sequence[Path]], Callable[["Scan"], str]]
 
 #: Raise when the output of an unchanged scan with unchanged weights changes.
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 
 Scan = Mapping[str, str]
 
@@ -145,6 +145,7 @@ def _embedded(arguments: argparse.Namespace) -> Worker:
             direct=names[found.direct.numpy()],
             entropies=found.entropies.numpy(),
             volumes_mm3=sizes,
+            seen=None if row["contrast"] == "ct" else read.seen[0, 0].numpy(),
             is_t1=description_of(row["path"]) == "synthsr",
         )
         synthesiser = volumes.synthesiser_of(sidecar_of(source))

@@ -15,7 +15,7 @@ from pathlib import Path
 from synthsr.threads import wait_asleep
 
 #: Raise when the output of an unchanged scan with unchanged weights changes.
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 ARITHMETIC = ("float32", "bfloat16")
 SYNTHESISERS = ("synthsr", "cubic", "mri_synthsr")
 

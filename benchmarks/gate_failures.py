@@ -60,7 +60,6 @@ SEED = 0x67617465
 MEASURES = {
     "edge_share": (1, 0.1),
     "noise_share": (1, 0.03),
-    "motion": (1, 0.08),
     "agreement_dice": (-1, 0.04),
     "grey_white_contrast": (-1, 0.02),
     "asymmetry": (1, 0.04),

@@ -153,7 +153,9 @@ class InstanceNorm3d(nn.Module):
     """Normalisation of each volume by its own mean and variance per feature, with learnt scale and offset.
 
     The same arithmetic as ``torch.nn.InstanceNorm3d``, which gives up the channels-last layout and with it most of
-    its speed on CPUs (five times slower over a training step).
+    its speed on CPUs (five times slower over a training step). Where gradients are wanted the sums are those of
+    ``F.batch_norm``, which on CPUs are off by up to 1/1000, differently for every number of threads; by them volumes
+    would differ by as much as 2 %. Elsewhere they are :func:`moments`.
     """
 
     def __init__(self, features: int, eps: float) -> None:
@@ -166,9 +168,28 @@ class InstanceNorm3d(nn.Module):
         """Normalise (n, c, x, y, z)."""
         each = [
             F.batch_norm(volume, None, None, self.weight, self.bias, True, 0.0, self.eps)
+            if torch.is_grad_enabled()
+            else F.batch_norm(volume, *moments(volume), self.weight, self.bias, False, 0.0, self.eps)
             for volume in torch.split(x, 1)
         ]
         return each[0] if len(each) == 1 else torch.cat(each)
+
+
+def moments(volume: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance per feature, float32, to six digits and the same for any number of threads.
+
+    Sums over planes in the volume's own arithmetic, over the planes in double precision.
+
+    Parameters
+    ----------
+    volume
+        Shape (1, c, x, y, z), float32 or less.
+    """
+    planes = volume[0].movedim(0, -1).flatten(1, 2)
+    mean = planes.mean(1, dtype=torch.float32).double()
+    square = torch.linalg.vector_norm(planes, dim=1, dtype=torch.float32).double().square() / planes.shape[1]
+    whole = mean.mean(0)
+    return whole.float(), (square.mean(0) - whole.square()).clamp(min=0).float()
 
 
 class Level(nn.Module):

@@ -63,7 +63,7 @@ def test_failures_change_what_they_say(scan: gate_failures.Scan) -> None:
 def test_motion_keeps_the_brightness_and_nothing_in_its_place(scan: gate_failures.Scan) -> None:
     data = np.zeros((32, 32, 8), np.float32)
     data[10:20, 12:22] = 100
-    moved, _ = gate_failures.motion((data, np.diag([1.0, 1, 4, 1])), np.random.default_rng(2))
+    moved, _ = gate_failures.shaken((data, np.diag([1.0, 1, 4, 1])), np.random.default_rng(2))
     assert np.sum(moved**2, dtype=float) == pytest.approx(np.sum(data**2, dtype=float), rel=0.01)
     assert np.corrcoef(moved.ravel(), data.ravel())[0, 1] < 0.9
 
@@ -97,10 +97,19 @@ def test_every_draw_is_judged_sound_and_the_failures_take_turns() -> None:
     assert sorted(failure for _, failure in kinds) == sorted(2 * gate_failures.KINDS[1:])
 
 
+def test_a_mirrored_scan_has_a_session() -> None:
+    sizes = {"Left-Amygdala": 110.0, "Right-Amygdala": 100.0, "Left-Putamen": 90.0, "Right-Putamen": 100.0}
+    mirrored = {"Left-Amygdala": 100.0, "Right-Amygdala": 110.0, "Left-Putamen": 100.0, "Right-Putamen": 90.0}
+    assert gate_failures.sides_of({"volumes_mm3": sizes, "companions": [sizes, sizes]}) == pytest.approx(1)
+    assert gate_failures.sides_of({"volumes_mm3": mirrored, "companions": [sizes, sizes]}) == pytest.approx(-1)
+    assert math.isnan(gate_failures.sides_of({"volumes_mm3": sizes, "companions": None}))
+    assert math.isnan(gate_failures.sides_of({"reason": "refused", "companions": [sizes, sizes]}))
+
+
 def test_limits_come_from_sound_scans_and_let_them_pass() -> None:
     rng = np.random.default_rng(0)
     sound = pd.DataFrame({"kind": gate_failures.SOUND, "reason": "", "icv_mm3": 1.5e6, "icv_litres": 1.5,
-                          "edge_share": 0.0, "noise_share": rng.normal(0.03, 0.01, 200),
+                          "edge_share": 0.0, "noise_share": rng.normal(0.03, 0.01, 200), "motion": 0.05,
                           "agreement_dice": rng.normal(0.8, 0.03, 200), "grey_white_contrast": 0.33,
                           "asymmetry": 0.01, "entropy": 0.3, "cohort_distance": math.nan})  # fmt: skip
     limits = gate_failures.tuned(sound)
@@ -116,6 +125,7 @@ def test_limits_come_from_sound_scans_and_let_them_pass() -> None:
     assert failed["excluded"].all()
     summary = gate_failures.summarise(pd.concat([judged, failed])).set_index("kind")
     assert summary.loc["motion", "share"] == 1 and summary.loc["all but mirrored", "n"] == 200
+    assert summary.loc["all failures", "n"] == 200
     assert summary.loc[gate_failures.SOUND, "figure"] == "specificity" and summary.loc["sound", "share"] >= 0.97
 
 
@@ -123,8 +133,8 @@ def test_scores_are_told_with_their_share_of_failures() -> None:
     kinds = [gate_failures.SOUND, gate_failures.SOUND, "motion", "motion", gate_failures.MIRRORED, "half brain"]
     table = pd.DataFrame({"kind": kinds, "score": [0.0, 0.6, 0.7, 3.0, 0.1, math.nan]})
     found = gate_failures.calibrated(table).set_index("up_to")
-    assert found["scans"].to_dict() == {0.25: 1, 0.5: 0, 0.75: 2, 1.0: 0, 1.5: 0, 2.0: 0, math.inf: 1}
-    assert found.loc[[0.25, 0.75, math.inf], "share"].tolist() == [0, 0.5, 1]
+    assert found["scans"].to_dict() == {0.25: 2, 0.5: 0, 0.75: 2, 1.0: 0, 1.5: 0, 2.0: 0, math.inf: 1}
+    assert found.loc[[0.25, 0.75, math.inf], "share"].tolist() == [0.5, 0.5, 1]
 
 
 def test_intervals_of_shares() -> None:

@@ -16,7 +16,7 @@ from analysis.layout import Results
 
 ICV_MM3 = {"sub-1_ses-01_T1w": 1.5e6, "sub-1_ses-01_T2w": 1.6e6, "sub-1_ses-01_FLAIR": 1.4e6, "sub-2_ses-01_T1w": 1.0e6}
 #: What a good scan measures.
-QUALITY = {"spacing_mm": 5.0, "edge_share": 0.0, "noise_share": 0.03, "agreement_dice": 0.8,
+QUALITY = {"spacing_mm": 5.0, "edge_share": 0.0, "noise_share": 0.03, "motion": 0.05, "agreement_dice": 0.8,
            "grey_white_contrast": 0.33, "asymmetry": 0.01, "entropy": 0.3,
            "centre_x_mm": 1.0, "centre_y_mm": 2.0, "centre_z_mm": 3.0}  # fmt: skip
 MADE = volumes.Provenance("embedded", "0.1.0", "5" * 64, "synthsr 0.2", "7" * 64)
@@ -145,6 +145,26 @@ def test_a_brain_elsewhere_than_in_the_other_scans_of_its_session() -> None:
     shift = gate.session_shift(centre, pd.Series(["s", "s", "s", "t", "t"]))
     assert shift.tolist()[:3] == [1, 0, 59]
     assert shift[3:].isna().all()
+
+
+def test_a_mirrored_scan_is_told_by_its_session() -> None:
+    rng = np.random.default_rng(0)
+    structures = ("Hippocampus", "Amygdala", "Putamen", "Thalamus")
+    left, right = (1000 * np.exp(rng.normal(0, 0.1, len(structures))) for _ in range(2))
+    person, mirrored = (
+        {f"{side}-{name}": size for side, sizes in each.items() for name, size in zip(structures, sizes, strict=True)}
+        for each in ({"Left": left, "Right": right}, {"Left": right, "Right": left})
+    )
+    noisy = [{k: v * np.exp(rng.normal(0, 0.01)) for k, v in each.items()} for each in [person] * 5 + [mirrored]]
+    table = pd.DataFrame([{**each, "ICV": 1.5e6, "Brain-Stem": 2e4} for each in noisy], index=list("abcdef"))
+    sides = gate.session_sides(table, pd.Series(dict(zip("abcdef", "sstttt", strict=True))))
+    assert sides[["a", "b"]].isna().all(), "two scans contradict each other at most"
+    assert (sides[["c", "d", "e"]] > 0.8).all() and sides["f"] < -0.8
+    three = gate.session_sides(table.loc[["c", "d", "f"]], pd.Series("s", index=["c", "d", "f"]))
+    assert three["f"] < -0.8 and three[["c", "d"]].abs().max() < 0.2, "sound scans stay in, beside a mirrored one"
+    assert gate.session_sides(table[["ICV"]], pd.Series("s", index=table.index)).isna().all()
+    limits = gate.read_limits().set_index("measure").loc["session_sides"]
+    assert limits["limit"] < 0 < limits["typical"]
 
 
 def test_a_person_overrules_the_gate(results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from synthsr.networks import (
     doubled,
     fold,
     grown,
+    moments,
     unfold,
 )
 
@@ -102,13 +103,44 @@ def test_instance_norm_equals_torch() -> None:
             parameter.copy_(other.copy_(torch.rand(3)))
     image = torch.randn(2, 3, 4, 5, 6) * 3 + 1
     torch.testing.assert_close(ours(image), theirs(image))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(image), theirs(image))
 
 
 def test_instance_normalised_network_evaluates_as_it_trains() -> None:
     network = UNet(UNetConfig(features=2, levels=3, norm="instance"))
     image = torch.rand(1, 1, 16, 16, 16)
     with torch.inference_mode():
-        assert torch.equal(network.train()(image), network.eval()(image))
+        evaluated = network.eval()(image)
+    torch.testing.assert_close(network.train()(image), evaluated)
+
+
+def test_moments_are_right_where_plain_sums_are_not() -> None:
+    torch.manual_seed(1)
+    volume = (torch.randn(1, 2, 96, 96, 96) * 0.5 + 2).contiguous(memory_format=torch.channels_last_3d)
+    mean, variance = moments(volume)
+    exact = volume.double().flatten(2)[0]
+    torch.testing.assert_close(mean.double(), exact.mean(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(variance.double(), exact.var(1, correction=0), rtol=2e-5, atol=0)
+    constant = torch.full((1, 1, 8, 8, 8), 3.3)
+    assert moments(constant)[1] == pytest.approx(0, abs=1e-5)
+
+
+def test_norms_do_not_depend_on_threads() -> None:
+    """A cohort that is run again on another machine is to get the same numbers."""
+    torch.manual_seed(1)
+    volume = (torch.randn(1, 16, 96, 96, 96) * 0.5 + 2).contiguous(memory_format=torch.channels_last_3d)
+    norm = InstanceNorm3d(16, 1e-3)
+    before = torch.get_num_threads()
+    try:
+        answers = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                answers.append(norm(volume))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -71,7 +71,9 @@ def test_all_measures_together() -> None:
         direct=HEAD,
         entropies=entropies,
         volumes_mm3={**sizes, "ICV": 1.4e6},
+        seen=None,
     )
+    assert math.isnan(found["motion"])
     assert found["spacing_mm"] == 3 and found["icv_litres"] == 1.4 and found["agreement_dice"] == 1
     assert abs(found["centre_x_mm"] - (HEAD.shape[0] - 1) / 2) < 1
     assert (
