@@ -9,7 +9,7 @@ shipped networks and of one of the published size (random weights, which take th
 192 mm, as the network is written, by the equivalent graph, by OpenVINO where that is used, and in bfloat16. commands:
 ``synthsr predict`` and ``segment``, from the start of the process to the written file. stages: convert, synthesise and
 segment on a batch of made-up thick scans, and one by one. With scans to
-compare: how far the volumes of structures are by bfloat16.
+compare: how far the volumes of structures are by bfloat16, and by other numbers of threads.
 
 Every figure is from a process of its own: seconds by the clock, seconds of the processor (which count when the machine
 is shared), and the largest memory. Prints tables and leaves ``inference.json``.
@@ -48,6 +48,8 @@ SHAPE = (192, 224, 192)
 THICK_MM = 5
 #: Scans of the hospital of Iglesias et al., Science Advances 2023.
 COHORT = 9146
+#: By which answers are compared, the first with the others.
+THREADS = (1, 2, 4)
 NETWORKS = ("published", "synthsr", "segmentation")
 #: By arithmetic, in the order of speed.
 ROUTES: dict[str, tuple[type[UNet], torch.dtype]] = {
@@ -214,8 +216,30 @@ def compare(path: Path, threads: int) -> dict[str, Any]:
     return {"cpu_s": cpu_s, "difference": {name: other[name] / size - 1 for name, size in exact.items()}}
 
 
-def measure_arithmetic(paths: Sequence[Path], threads: int) -> dict[str, Any]:
-    """How far volumes by bfloat16 are from those by float32, SynthSR and segmenter both."""
+def compare_threads(path: Path) -> dict[str, float]:
+    """Largest difference of a structure's volume by so many threads from that by one, as a share."""
+    predictor, segmenter = Predictor.load(device="cpu"), Segmenter.load(device="cpu")
+    seen = predictor.read(path)
+    volumes = {}
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        grey = torch.from_numpy(predictor.predict(seen))[None, None]
+        volumes[threads] = volumes_mm3(segmenter.segment(preprocess.scale_to_unit(grey))[1])
+    by_one = volumes[THREADS[0]]
+    return {
+        str(threads): max(abs(found[name] / size - 1) for name, size in by_one.items() if size > 0)
+        for threads, found in volumes.items()
+    }
+
+
+def measure_differences(paths: Sequence[Path], threads: int) -> dict[str, Any]:
+    """How far volumes by bfloat16, or by more threads, are from the others; SynthSR and segmenter both."""
+    print(f"\n{'volumes by other numbers of threads':40s} largest difference from one thread")
+    threaded = {}
+    for path in paths:
+        threaded[path.name] = alone(compare_threads, path)
+        shares = "  ".join(f"{threads}: {share:.1e}" for threads, share in threaded[path.name].items())
+        print(f"{path.name:40s} {shares}", flush=True)
     print(f"\n{'bfloat16 against float32':40s} {'processor s':>17s}  largest difference of a volume")
     found = {}
     for path in paths:
@@ -223,7 +247,7 @@ def measure_arithmetic(paths: Sequence[Path], threads: int) -> dict[str, Any]:
         structure, difference = max(one["difference"].items(), key=lambda item: abs(item[1]))
         exact_s, other_s = one["cpu_s"].values()
         print(f"{path.name:40s} {other_s:8.2f} {exact_s:8.2f}  {difference:+.2%} {structure}", flush=True)
-    return found
+    return {"arithmetic": found, "threads": threaded}
 
 
 def project(
@@ -268,7 +292,9 @@ def main() -> None:
     parser.add_argument(
         "--networks", nargs="+", choices=NETWORKS, default=NETWORKS, metavar="NAME", help="(default: all)"
     )
-    parser.add_argument("--compare", type=Path, nargs="*", default=[], metavar="SCAN", help="volumes by bfloat16, too")
+    parser.add_argument(
+        "--compare", type=Path, nargs="*", default=[], metavar="SCAN", help="volumes by bfloat16 and by threads, too"
+    )
     parser.add_argument("--scans", type=int, default=4, help="of the batch (default: %(default)s)")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -289,7 +315,7 @@ def main() -> None:
     if "stages" in given.parts:
         report["stages"] = measure_stages(given.out, given.threads, given.scans)
     if given.compare:
-        report["arithmetic"] = report.get("arithmetic", {}) | measure_arithmetic(given.compare, given.threads)
+        report["compared"] = measure_differences(given.compare, given.threads)
     if {"stages", "networks"} <= report.keys():
         n_cores = len(os.sched_getaffinity(0))
         report["projection"] = project(report["stages"], report["networks"], COHORT, n_cores=n_cores)

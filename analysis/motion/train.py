@@ -3,7 +3,7 @@
     python -m analysis.motion.train --label-maps MAP... --scans SCAN... --out analysis/motion/weights.safetensors
 
 Heads are deformed label maps of any contrast (``synthsr.generator``), and real scans that show no motion; half of the
-slices are scanned while the head moves (:mod:`.simulate`). About an hour of two cores; the same call makes the same
+slices are scanned while the head moves (:mod:`.simulate`). Under half an hour of two cores; the same call makes the same
 weights on the same machine.
 """
 
