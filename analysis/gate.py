@@ -5,9 +5,10 @@ in ``gate_limits.tsv``. Its badness is 0 at the typical value and 1 at the limit
 worst measure. A scan is included if every stage made its output and its score is not above 1, unless a person decided
 otherwise (``config/exclusions.tsv`` of the study: ``scan_id``, ``included``, ``reason``).
 
-Typical values and limits come from scans without failure (``benchmarks/gate_failures.py``); those of the intracranial
-volume are Iglesias et al.'s (Science Advances 2023) and the largest of human heads. Scans of more than three dimensions
-are turned away by the intake; their rows are in ``intake/series.tsv``.
+Typical values and limits come from scans without failure (``benchmarks/gate_failures.py``). Others are those of the
+intracranial volume, which are Iglesias et al.'s (Science Advances 2023) and the largest of human heads, of motion and
+of a session's scans (docs/back-ends.md). Scans of more than three dimensions are turned away by the intake; their rows
+are in ``intake/series.tsv``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Scans that make a cohort: with fewer its spread is not known.
 COHORT_MINIMUM = 20
-#: Other scans of a session that tell where the brain is.
+#: Other scans of a session that tell where the brain is, and which side is left.
 SESSION_MINIMUM = 2
 #: MAD of a normal distribution to its standard deviation.
 MAD_TO_SD = 1.4826
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         rows.append(row)
     scans = pd.DataFrame(rows, columns=[*COLUMNS[:5], "reason"])
     scans.index = pd.Index(scans["scan_id"].tolist(), dtype=str)
-    table = judge(scans.join(measures(scans, read)), limits)
+    table = judge(scans.join(measures(scans, read, limits)), limits)
     if arguments.exclusions is not None:
         table = overrule(table, arguments.exclusions)
     names = list(dict.fromkeys([*ALSO, *limits["measure"]]))
@@ -100,7 +101,7 @@ def read_limits(path: Path | None = None) -> pd.DataFrame:
     return limits
 
 
-def measures(scans: pd.DataFrame, read: dict[str, ScanVolumes]) -> pd.DataFrame:
+def measures(scans: pd.DataFrame, read: dict[str, ScanVolumes], limits: pd.DataFrame) -> pd.DataFrame:
     """Measures of segmented scans: their own, and those that need the others.
 
     Parameters
@@ -109,6 +110,8 @@ def measures(scans: pd.DataFrame, read: dict[str, ScanVolumes]) -> pd.DataFrame:
         One row per scan, indexed by ``scan_id``, with ``participant_id`` and ``session_id``.
     read
         Volumes and own measures by ``scan_id``.
+    limits
+        From :func:`read_limits`. Only scans within all others know left from right.
 
     Returns
     -------
@@ -125,7 +128,8 @@ def measures(scans: pd.DataFrame, read: dict[str, ScanVolumes]) -> pd.DataFrame:
     sessions = scans["participant_id"] + "/" + scans["session_id"]
     centre = own.reindex(columns=["centre_x_mm", "centre_y_mm", "centre_z_mm"])
     own["session_shift_mm"] = session_shift(centre, sessions)
-    own["session_sides"] = session_sides(sizes, sessions)
+    passed = judge(own.assign(reason=""), limits)["included"] == "yes"
+    own["session_sides"] = session_sides(sizes[passed], sessions)
     return own
 
 
@@ -192,7 +196,8 @@ def session_sides(volumes_mm3: pd.DataFrame, sessions: pd.Series) -> pd.Series:
     Nobody's brain is symmetric: what left and right structures differ by, over their sum, is nearly the same in all
     scans of a person, and of opposite sign in one that is mirrored. Networks that treat both sides alike cannot see
     that in the scan itself. The cosine of these differences with another scan's, median over the other scans; if one of
-    three is mirrored, the two sound ones are so at 0.
+    three is mirrored, the two sound ones are so at 0. The majority is right: of two mirrored scans and a sound one the
+    sound one has −1.
 
     Parameters
     ----------
@@ -203,7 +208,7 @@ def session_sides(volumes_mm3: pd.DataFrame, sessions: pd.Series) -> pd.Series:
 
     Returns
     -------
-    By scan; NaN in sessions of fewer scans than :data:`SESSION_MINIMUM` others.
+    By scan; NaN where fewer than :data:`SESSION_MINIMUM` others have differences.
     """
     import numpy as np
     import pandas as pd
@@ -222,7 +227,8 @@ def session_sides(volumes_mm3: pd.DataFrame, sessions: pd.Series) -> pd.Series:
             with np.errstate(invalid="ignore"):
                 cosines = differences[places] @ differences[places].T / np.outer(size[places], size[places])
             np.fill_diagonal(cosines, np.nan)
-            told[places] = pd.DataFrame(cosines).median(axis=1)
+            enough = np.isfinite(cosines).sum(axis=1) >= SESSION_MINIMUM
+            told[places] = pd.DataFrame(cosines).median(axis=1).where(enough)
     return pd.Series(told, index=volumes_mm3.index)
 
 

@@ -72,7 +72,8 @@ def run(arguments: argparse.Namespace) -> None:
         predictor = Predictor.load(arguments.weights, arguments.device, arithmetic=arguments.arithmetic)
         target, maker = results.synthetic, predictor.weights.sha256
         if arguments.arithmetic != ARITHMETIC[0]:
-            maker += f":{arguments.arithmetic}"
+            # In float32 all engines answer the same but for rounding.
+            maker += f":{arguments.arithmetic}:{predictor.weights.network.engine}"
         worker = batch.Steps(
             lambda scan: predictor.read(arguments.out / scan["path"], ct=scan["contrast"] == "ct"),
             lambda scan, seen: (seen, predictor.predict(seen)),

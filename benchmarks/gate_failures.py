@@ -3,7 +3,8 @@
     python benchmarks/gate_failures.py --tune LABEL_MAPS... --test LABEL_MAPS... --out DIR [--draws 75]
 
 Heads are deformed label maps that look like a T1, T2, FLAIR or CT, in slices 1 to 7 mm apart (``deformed_heads.py``).
-Typical values and limits come from sound scans of the tuning maps alone: no failure is used. Both then judge sound
+Typical values and limits come from sound scans of the tuning maps alone, no failure is used; those of
+the intracranial volume, motion, and a session's scans are the shipped ones. Both then judge sound
 scans and failures of the test maps, which must not be among the tuning maps or the networks' training data. Every draw
 of a test map is judged as it is and with one failure, the kinds taking turns.
 

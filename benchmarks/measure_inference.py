@@ -213,7 +213,7 @@ def compare(path: Path, threads: int) -> dict[str, Any]:
         volumes[arithmetic] = volumes_mm3(segmenter.segment(preprocess.scale_to_unit(grey))[1])
         cpu_s[arithmetic] = time.process_time() - cpu
     exact, other = volumes.values()
-    return {"cpu_s": cpu_s, "difference": {name: other[name] / size - 1 for name, size in exact.items()}}
+    return {"cpu_s": cpu_s, "difference": {name: other[name] / size - 1 for name, size in exact.items() if size > 0}}
 
 
 def compare_threads(path: Path) -> dict[str, float]:
@@ -300,6 +300,9 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     target = given.out / "inference.json"
     report: dict[str, Any] = json.loads(target.read_text(encoding="utf-8")) if target.is_file() else {}
+    now = {"torch": torch.__version__, "threads": given.threads}
+    if any(key in report and report[key] != value for key, value in now.items()):
+        parser.error(f"{target} is of other threads or another torch; take another folder")
     report |= {"torch": torch.__version__, "threads": given.threads, "bfloat16": torch.cpu._is_avx512_bf16_supported()}
     print(f"CPU, {given.threads} threads, torch {torch.__version__}")
     if "original" in given.parts:
@@ -316,7 +319,9 @@ def main() -> None:
         report["stages"] = measure_stages(given.out, given.threads, given.scans)
     if given.compare:
         report["compared"] = measure_differences(given.compare, given.threads)
-    if {"stages", "networks"} <= report.keys():
+    files.write_json(target, report)
+    needed = {f"{name}, equivalent" for name in ("synthsr", "segmentation")}
+    if "stages" in report and needed <= report.get("networks", {}).keys():
         n_cores = len(os.sched_getaffinity(0))
         report["projection"] = project(report["stages"], report["networks"], COHORT, n_cores=n_cores)
         print(f"\nhours of stages 1 to 3 for {COHORT} scans")

@@ -29,7 +29,8 @@ def _add_network_arguments(parser: argparse.ArgumentParser, default_weights: str
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument(
         "--bfloat16", dest="arithmetic", action="store_const", const="bfloat16", default="float32",
-        help="a sixth quicker where the processor has it; volumes differ by up to 0.2 %%",
+        help="quicker where the processor has it; volumes differ by up to 0.2 %% with the shipped weights, with "
+        "published ones by an unknown amount",
     )  # fmt: skip
 
 

@@ -137,5 +137,6 @@ def write_sidecar(
         "ComputedTomography": ct,
         "FlipAveraged": flip,
         **({"Arithmetic": "bfloat16"} if weights.network.dtype == torch.bfloat16 else {}),
+        **({"Engine": weights.network.engine} if weights.network.engine != "torch" else {}),
     }
     files.write_json(target.parent / f"{io.stem(target)}.json", content)

@@ -3,8 +3,8 @@
     python -m analysis.motion.train --label-maps MAP... --scans SCAN... --out analysis/motion/weights.safetensors
 
 Heads are deformed label maps of any contrast (``synthsr.generator``), and real scans that show no motion; half of the
-slices are scanned while the head moves (:mod:`.simulate`). Under half an hour of two cores; the same call makes the same
-weights on the same machine.
+slices are scanned while the head moves (:mod:`.simulate`). Under half an hour of two cores; the same call makes the
+same weights on the same machine.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def main() -> None:
         progress.set_postfix(loss=f"{mean_loss:.3f}", refresh=False)
     facts = {
         "label_maps": ", ".join(sorted(path.name for path in given.label_maps)),
-        "scans": ", ".join(sorted(path.name for path in given.scans)),
+        "scans": ", ".join(sorted(f"{path.parent.name}/{path.name}" for path in given.scans)),
         "steps": given.steps,
         "heads": given.heads,
         "loss": round(mean_loss, 4),

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from synthsr import inference
+from synthsr import inference, openvino
 from synthsr.equivalent import EquivalentUNet, upsampling_kernel
 from synthsr.networks import Level, UNet, UNetConfig, doubled
 from synthsr.openvino import OpenVinoUNet, suits
@@ -89,6 +89,19 @@ def test_openvino_is_for_published_networks_only(facts: dict[str, Any]) -> None:
     written = network(**facts)
     assert not suits(written.config)
     assert type(inference.fastest(written, torch.device("cpu"))) is EquivalentUNet
+
+
+def test_without_openvino_torch_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino.importlib.util, "find_spec", lambda name: None)
+    assert type(inference.fastest(network(), torch.device("cpu"))) is EquivalentUNet
+
+
+def test_openvino_leaves_cores_to_other_jobs() -> None:
+    quick = OpenVinoUNet(network())
+    quick.answer(torch.zeros(1, 1, 8, 8, 8), (slice(None),) * 5)
+    compiled = quick._compiled[1].get_compiled_model()
+    assert compiled.get_property("ENABLE_CPU_PINNING") is False
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
 
 
 def test_openvino_sends_no_statistics() -> None:
@@ -167,7 +180,9 @@ def test_bfloat16_is_told(tmp_path: Path) -> None:
     for arithmetic in inference.ARITHMETIC:
         target = tmp_path / f"{arithmetic}.nii.gz"
         Predictor.load(path, "cpu", arithmetic=arithmetic)(source, target)
-        told[arithmetic] = json.loads((tmp_path / f"{arithmetic}.json").read_text()).get("Arithmetic")
+        sidecar = json.loads((tmp_path / f"{arithmetic}.json").read_text())
+        told[arithmetic] = sidecar.get("Arithmetic")
+        assert sidecar["Engine"].startswith("openvino 20"), "networks like this one run by OpenVINO"
     assert told == {"float32": None, "bfloat16": "bfloat16"}
     images = [nib.load(tmp_path / f"{arithmetic}.nii.gz").get_fdata() for arithmetic in inference.ARITHMETIC]
     assert 0 < np.abs(images[0] - images[1]).mean() < 1

@@ -147,6 +147,34 @@ def test_a_brain_elsewhere_than_in_the_other_scans_of_its_session() -> None:
     assert shift[3:].isna().all()
 
 
+def test_only_scans_that_pass_know_left_from_right() -> None:
+    """Of three scans one is noisy: its sides are not held against the others, of which one is mirrored."""
+    sound = {
+        "Left-Amygdala": 110.0,
+        "Right-Amygdala": 100.0,
+        "Left-Putamen": 90.0,
+        "Right-Putamen": 100.0,
+        "ICV": 1.5e6,
+    }
+    mirrored = {
+        "Left-Amygdala": 100.0,
+        "Right-Amygdala": 110.0,
+        "Left-Putamen": 100.0,
+        "Right-Putamen": 90.0,
+        "ICV": 1.5e6,
+    }
+    noisy = {**QUALITY, "noise_share": 0.9}
+    read = {
+        name: volumes.ScanVolumes(sizes, MADE, quality)
+        for name, sizes, quality in (("a", sound, QUALITY), ("b", mirrored, QUALITY), ("c", mirrored, noisy))
+    }
+    scans = pd.DataFrame({"participant_id": "p", "session_id": "s"}, index=list(read))
+    found = gate.measures(scans, read, gate.read_limits())["session_sides"]
+    assert found.isna().all()
+    read["c"] = volumes.ScanVolumes(sound, MADE, QUALITY)
+    assert gate.measures(scans, read, gate.read_limits())["session_sides"]["b"] == pytest.approx(-1)
+
+
 def test_a_mirrored_scan_is_told_by_its_session() -> None:
     rng = np.random.default_rng(0)
     structures = ("Hippocampus", "Amygdala", "Putamen", "Thalamus")
@@ -162,6 +190,10 @@ def test_a_mirrored_scan_is_told_by_its_session() -> None:
     assert (sides[["c", "d", "e"]] > 0.8).all() and sides["f"] < -0.8
     three = gate.session_sides(table.loc[["c", "d", "f"]], pd.Series("s", index=["c", "d", "f"]))
     assert three["f"] < -0.8 and three[["c", "d"]].abs().max() < 0.2, "sound scans stay in, beside a mirrored one"
+    alike = table.assign(**{f"{side}-{name}": 1000.0 for side in ("Left", "Right") for name in structures})
+    of_three = pd.concat([table.loc[["c", "f"]], alike.loc[["d"]]])
+    told = gate.session_sides(of_three, pd.Series("s", index=["c", "d", "f"]))
+    assert told.isna().all(), "a brain that is the same on both sides tells nothing, and two are too few"
     assert gate.session_sides(table[["ICV"]], pd.Series("s", index=table.index)).isna().all()
     limits = gate.read_limits().set_index("measure").loc["session_sides"]
     assert limits["limit"] < 0 < limits["typical"]

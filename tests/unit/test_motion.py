@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import gate_failures
+import measure_motion
 import nibabel as nib
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from deformed_heads import levels
 from miniature_head import numbers as miniature
 
-from analysis import gate, motion
+from analysis import gate, motion, tsv
 from analysis.motion import network, simulate, train
 from analysis.simulate import anatomy
 from synthsr import labels, preprocess
@@ -104,6 +105,21 @@ def test_the_shipped_network_tells_motion(contrast: str, spacing_mm: int) -> Non
         seen, _ = preprocess.prepare(*each)
         found.append(motion.probability(motion.shipped(), seen[0, 0].numpy(), each[1]))
     assert found[0] < limit < found[1]
+
+
+def test_real_scans_are_measured_as_they_are_and_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = np.zeros((40, 44, 8), np.float32)
+    data[8:32, 8:36, 1:7] = np.random.default_rng(0).uniform(50, 100, (24, 28, 6))
+    nib.save(nib.Nifti1Image(data, np.diag([4.0, 4, 20, 1])), tmp_path / "scan.nii.gz")
+    out = tmp_path / "motion.tsv"
+    monkeypatch.setattr(sys, "argv", ["script", str(tmp_path / "scan.nii.gz"), "--draws", "2", "--out", str(out)])
+    measure_motion.main()
+    table = tsv.read(out, numbers=["as_it_is", "moved_1", "moved_2"])
+    values = table[["as_it_is", "moved_1", "moved_2"]].to_numpy()
+    assert ((values >= 0) & (values <= 1)).all() and len(np.unique(values)) == 3
+    assert "of 2 with motion" in capsys.readouterr().out
 
 
 def test_training_makes_the_same_weights_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
