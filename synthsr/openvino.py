@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,18 @@ def suits(config: UNetConfig) -> bool:
     """Whether such a network runs by OpenVINO here."""
     is_published_kind = config.norm == "batch" and config.stride == 1 and config.maps == 1 and not config.tissues
     return is_published_kind and importlib.util.find_spec("openvino") is not None
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's runtime, for as long as the process lives.
+
+    It gives the process a stack for signal handlers and takes that along when it goes: the next signal that Python
+    handles, such as a child's end or Ctrl-C, would then be the end.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 class OpenVinoUNet(EquivalentUNet):
@@ -61,8 +74,6 @@ class OpenVinoUNet(EquivalentUNet):
 
     def _compile(self, shape: torch.Size) -> Any:
         """The graph for images of a shape, which it runs faster and in less memory than for any."""
-        import openvino
-
         model = self._model.clone()
         model.reshape(list(shape))
         settings = {
@@ -71,7 +82,7 @@ class OpenVinoUNet(EquivalentUNet):
             # It would bind the threads of every process to the same first cores; several jobs share a machine.
             "ENABLE_CPU_PINNING": False,
         }
-        return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        return core().compile_model(model, "CPU", settings).create_infer_request()
 
     @torch.no_grad()
     def _graph(self) -> Any:

@@ -104,6 +104,24 @@ def test_openvino_leaves_cores_to_other_jobs() -> None:
     assert compiled.get_property("INFERENCE_NUM_THREADS") == torch.get_num_threads()
 
 
+def test_signals_arrive_after_openvino_networks_are_gone() -> None:
+    """Runtimes that overlap leave signal handlers a stack that is freed; the end of a child was then a crash."""
+    lines = (
+        "import signal, subprocess, torch",
+        "from synthsr.networks import UNet, UNetConfig",
+        "from synthsr.openvino import OpenVinoUNet",
+        "pair = [OpenVinoUNet(UNet(UNetConfig(features=2, levels=2)).eval()) for _ in range(2)]",
+        "pair[0].answer(torch.zeros(1, 1, 8, 8, 8), (slice(None),) * 5)",
+        "pair[1].answer(torch.zeros(1, 1, 8, 8, 8), (slice(None),) * 5)",
+        "del pair[0]",
+        "del pair[0]",
+        "signal.signal(signal.SIGCHLD, lambda *_: print('told'))",
+        "subprocess.run(['true'], check=True)",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, stdout=subprocess.PIPE, text=True)
+    assert done.stdout == "told\n"
+
+
 def test_openvino_sends_no_statistics() -> None:
     """Its converter would; building the graph does without."""
     lines = (
