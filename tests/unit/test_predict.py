@@ -95,11 +95,11 @@ def test_sidecar_names_all_scans(tmp_path: Path, session: tuple[str, str]) -> No
     assert described["FurtherSourcesSHA256"] == [files.sha256(Path(session[1]))] * 2
 
 
-def test_sidecar_of_one_scan_is_as_it_was(tmp_path: Path, session: tuple[str, str]) -> None:
+def test_sidecar_of_one_scan(tmp_path: Path, session: tuple[str, str]) -> None:
     predict(session[0], tmp_path / "out.nii.gz", weights_that_give(tmp_path, channel=0, in_channels=1))
     assert list(json.loads((tmp_path / "out.json").read_text())) == [
         "Synthetic", "Description", "Sources", "SourceSHA256", "GeneratedBy", "WeightsName", "WeightsSHA256",
-        "ComputedTomography", "FlipAveraged",
+        "ComputedTomography", "FlipAveraged", "Engine",
     ]  # fmt: skip
 
 
